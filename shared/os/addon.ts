@@ -1,0 +1,90 @@
+/**
+ * Finds and loads the native addon. Loading happens on the first call and never at import, so a module that imports
+ * this one may live in a V8 start-up snapshot: no native pointer is ever serialised.
+ */
+import { existsSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { OsError } from './error.ts'
+
+/** ADDON_VERSION of native/addon.h. */
+export const ADDON_VERSION = 3
+
+export const ADDON_ENV = 'KUASAR_OS_ADDON'
+
+/** Where the guest image and packages install it. */
+export const ADDON_INSTALLED_PATH = '/usr/lib/kuasar/os.node'
+
+/** An opaque readiness watcher; give it to pollStop exactly once. */
+export interface Watcher {
+  readonly [watcher]: never
+}
+declare const watcher: unique symbol
+
+/** What the addon exports: one function per system call. All throw an Error with `code`, `syscall` and `errno`. */
+export interface Addon {
+  readonly version: number
+  vsockConnect(cid: number, port: number, timeoutMs: number): number
+  vsockListen(port: number, backlog: number): number
+  vsockAccept(listener: number): readonly [fd: number, cid: number, port: number]
+  vsockAddress(fd: number): readonly [cid: number, port: number]
+  vsockLocalCid(): number
+  socketError(fd: number): void
+  unixListen(path: string): number
+  unixAccept(listener: number): number
+  receiveFd(fd: number): number
+  pipe(): readonly [readFd: number, writeFd: number]
+  resize(fd: number, columns: number, rows: number): void
+  pollStart(fd: number, events: number, onReady: () => void): Watcher
+  pollStop(watcher: Watcher): void
+  mount(source: string, target: string, type: string, flags: number, data: string): void
+  unmount(target: string, flags: number): void
+  pidfdOpen(pid: number): number
+  setHostname(name: string): void
+  setRealtime(unixNanos: bigint): void
+  bootTime(): bigint
+  powerOff(): void
+  localhostListen(netnsPath: string): readonly [listener: number, attachment: number]
+  spawn(file: string, argv: readonly string[], env: readonly string[], stdin: number, stdout: number, stderr: number): number
+  waitChild(pid: number): number | undefined
+}
+
+let loaded: Addon | undefined
+
+/** The addon, loaded once per process. Errors: OsError with what to do when it is missing or of another version. */
+export function addon(): Addon {
+  loaded ??= load(locate())
+  return loaded
+}
+
+/** Where the addon is: KUASAR_OS_ADDON alone when set, else the build directory of the checkout, else the installed path. */
+export function locate(env: NodeJS.ProcessEnv = process.env): string {
+  const named = env[ADDON_ENV]
+  const candidates = named === undefined ? [...builtPaths(), ADDON_INSTALLED_PATH] : [named]
+  const found = candidates.find((path) => existsSync(path))
+  if (found !== undefined) return found
+  const hint = named === undefined ? 'run `make os-addon`' : `correct or unset ${ADDON_ENV}`
+  throw new OsError('ENOENT', 'open', `the native addon is not at ${candidates.join(' nor at ')}; ${hint}`)
+}
+
+/** The output of `make os-addon`, seen from this source file; nothing once bundled, when there is no such file. */
+function builtPaths(): string[] {
+  const directory: unknown = import.meta.dirname
+  return typeof directory === 'string' ? [resolve(directory, '../../build/os/os.node')] : []
+}
+
+function load(path: string): Addon {
+  const module: { exports: unknown } = { exports: {} }
+  try {
+    // require() of an addon does no more than this, and a snapshot's main function has no require for files.
+    process.dlopen(module, path)
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error)
+    throw new OsError('ELIBBAD', 'dlopen', `${path} does not load: ${reason}; rebuild it with \`make os-addon\``, { cause: error })
+  }
+  if (isAddon(module.exports)) return module.exports
+  throw new OsError('ELIBBAD', 'dlopen', `${path} is not version ${ADDON_VERSION} of the native addon; rebuild it with \`make os-addon\``)
+}
+
+function isAddon(exports: unknown): exports is Addon {
+  return typeof exports === 'object' && exports !== null && 'version' in exports && exports.version === ADDON_VERSION
+}

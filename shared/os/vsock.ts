@@ -1,0 +1,80 @@
+/** AF_VSOCK connections as ordinary sockets. */
+import { closeSync } from 'node:fs'
+import type { Socket } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Addon } from './addon.ts'
+import type { Vsock, VsockAddress, VsockConnectOptions, VsockListener } from './contract.ts'
+import { attempt, isErrno } from './error.ts'
+import { ready, watchReadable } from './poll.ts'
+import { VsockSocket } from './vsock-socket.ts'
+
+/** The kernel's own limit on a connect (VSOCK_DEFAULT_CONNECT_TIMEOUT), in milliseconds. */
+export const VSOCK_CONNECT_TIMEOUT_MS = 2000
+
+/** Connections the kernel may hold for us to accept. */
+export const VSOCK_BACKLOG = 128
+
+/** How long accepting pauses when this process or the machine has no descriptor left, in milliseconds. */
+const ACCEPT_PAUSE_MS = 100
+
+/** accept(2) errors that say nothing about the listener: the peer is gone already, or a signal came. */
+const passingErrors = ['EAGAIN', 'ECONNABORTED', 'EINTR', 'EPROTO']
+const exhaustionErrors = ['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM']
+
+export function createVsock(addon: () => Addon): Vsock {
+  return {
+    connect: (address, options) => connect(addon(), address, options),
+    listen: (port, onConnection) => Promise.resolve().then(() => listen(addon(), port, onConnection)),
+    localCid: () => attempt('read the local vsock CID', () => addon().vsockLocalCid()),
+  }
+}
+
+async function connect(addon: Addon, peer: VsockAddress, options: VsockConnectOptions = {}): Promise<Socket> {
+  const { timeoutMs = VSOCK_CONNECT_TIMEOUT_MS, signal } = options
+  signal?.throwIfAborted()
+  const about = `connect to vsock ${peer.cid}:${peer.port}`
+  const fd = attempt(about, () => addon.vsockConnect(peer.cid, peer.port, timeoutMs))
+  try {
+    await ready(addon, fd, 'write', signal)
+    attempt(about, () => addon.socketError(fd))
+    return new VsockSocket(fd, peer)
+  } catch (error) {
+    closeSync(fd)
+    throw error
+  }
+}
+
+function listen(addon: Addon, port: number, onConnection: (socket: Socket, peer: VsockAddress) => void): VsockListener {
+  const fd = attempt(`listen on vsock port ${port}`, () => addon.vsockListen(port, VSOCK_BACKLOG))
+  const [cid, boundPort] = addon.vsockAddress(fd)
+  let watch: Disposable | undefined
+  let open = true
+
+  const acceptOne = () => {
+    try {
+      const [connection, peerCid, peerPort] = addon.vsockAccept(fd)
+      const peer = { cid: peerCid, port: peerPort }
+      onConnection(new VsockSocket(connection, peer), peer)
+    } catch (error) {
+      if (exhaustionErrors.some((code) => isErrno(error, code))) void pause()
+      else if (!passingErrors.some((code) => isErrno(error, code))) throw error
+    }
+  }
+  const start = () => {
+    watch = watchReadable(addon, fd, acceptOne)
+  }
+  // The listener stays readable while nothing can be accepted: without a pause that would be a busy loop.
+  const pause = async () => {
+    watch?.[Symbol.dispose]()
+    await delay(ACCEPT_PAUSE_MS)
+    if (open) start()
+  }
+  const close = async () => {
+    if (!open) return
+    open = false
+    watch?.[Symbol.dispose]()
+    closeSync(fd)
+  }
+  start()
+  return { address: { cid, port: boundPort }, close, [Symbol.asyncDispose]: close }
+}

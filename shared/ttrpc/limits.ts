@@ -1,0 +1,66 @@
+/** What one connection may hold, by name. Every queue and wait of the library ends at one of these. */
+import { RuntimeError } from '../errors.ts'
+
+export interface Limits {
+  /** Largest encoded envelope or stream message, sent or received, in bytes. The default is the protocol's. */
+  readonly frameBytesMax: number
+  /** Bytes queued for a peer that does not read: above, new calls fail at once and answers wait for room. */
+  readonly sendQueueBytesMax: number
+  /** Bytes queued above which streams wait before their next message and a server stops reading requests. */
+  readonly sendQueueBytesHigh: number
+  /**
+   * Bytes handed to the socket in one write. 16 KiB on a guest's vsock, where larger writes can be lost
+   * (kernels above 6.1 under vhost-device-vsock 0.3); unlimited elsewhere.
+   */
+  readonly writeBytesMax: number
+  /** Bytes a stream holds for a consumer that does not read: above, that stream fails with RESOURCE_EXHAUSTED. */
+  readonly streamQueueBytesMax: number
+  /**
+   * How long, in milliseconds, a stream with a half-full queue may hold up the reading of its connection before it
+   * fails with RESOURCE_EXHAUSTED. A stream that is alone on a client's connection may hold it up forever.
+   */
+  readonly streamStallMsMax: number
+  /** Calls in flight on one connection: above, a client's call and a server's answer are RESOURCE_EXHAUSTED. */
+  readonly concurrentCallsMax: number
+  /** Bytes of requests and unread messages a server holds for one connection: above, calls are refused. */
+  readonly heldBytesMax: number
+  /** How long, in milliseconds, one chunk of a connection may take before all else in the process has its turn. */
+  readonly readMsMax: number
+  /** Metadata pairs of one request. */
+  readonly metadataPairsMax: number
+  /** Bytes of a status message sent; the rest is cut off. */
+  readonly statusMessageBytesMax: number
+  /** How long, in milliseconds, `TtrpcServer.close` waits for queued answers to be written. */
+  readonly closeMsMax: number
+}
+
+const KiB = 1024
+const MiB = 1024 * KiB
+
+export const defaultLimits: Limits = {
+  frameBytesMax: 4 * MiB,
+  sendQueueBytesMax: 16 * MiB,
+  sendQueueBytesHigh: 256 * KiB,
+  writeBytesMax: Number.POSITIVE_INFINITY,
+  streamQueueBytesMax: 8 * MiB,
+  streamStallMsMax: 1000,
+  concurrentCallsMax: 4096,
+  heldBytesMax: 64 * MiB,
+  readMsMax: 5,
+  metadataPairsMax: 1024,
+  statusMessageBytesMax: 16 * KiB,
+  closeMsMax: 1000,
+}
+
+/**
+ * The defaults with some of them replaced.
+ * @throws RuntimeError INVALID_ARGUMENT when a limit is not a number of at least 1.
+ */
+export function resolveLimits(changes: Partial<Limits> = {}): Limits {
+  const limits = { ...defaultLimits, ...changes }
+  for (const [name, value] of Object.entries(limits)) {
+    if (typeof value === 'number' && value >= 1) continue
+    throw new RuntimeError('INVALID_ARGUMENT', `ttrpc limit ${name} is ${value}; expected a number of at least 1`)
+  }
+  return limits
+}

@@ -1,0 +1,40 @@
+/** What an owner of connections may set, and what it is told. */
+import type { StatusName } from '../errors.ts'
+import type { CallKind } from './method.ts'
+import type { Limits } from './limits.ts'
+
+/** One finished call. */
+export interface CallReport {
+  /** `/package.Service/Method` */
+  readonly path: string
+  readonly kind: CallKind
+  readonly code: StatusName
+  /** The error's message, with the causes below it; empty for OK. */
+  readonly message: string
+  readonly durationMs: number
+}
+
+export interface ConnectionOptions extends Partial<Limits> {
+  /** Told of every call when it is over. */
+  readonly onCall?: (report: CallReport) => void
+}
+
+export interface ServerOptions extends ConnectionOptions {
+  /** Told of what no caller hears: a connection that broke, and failures of a handler after its call was over. */
+  readonly onError?: (error: Error) => void
+}
+
+/** Calls a hook. A hook that throws is not this library's business, and must not end a connection. */
+export function tell<T>(hook: ((value: T) => void) | undefined, value: T): void {
+  try {
+    hook?.(value)
+  } catch {
+    // The hook's owner has no one to hear of it but itself.
+  }
+}
+
+/** The kind of a method. */
+export function kindOf(method: { readonly requestStream: boolean; readonly responseStream: boolean }): CallKind {
+  if (method.requestStream) return method.responseStream ? 'bidi' : 'client-stream'
+  return method.responseStream ? 'server-stream' : 'unary'
+}
