@@ -1,0 +1,191 @@
+/**
+ * A process's stdin, stdout and stderr: pipes or a terminal on one side, containerd's streams on the other.
+ *
+ * Pipes are real ones, since programs reopen /dev/stdout, which a socket refuses. Descriptors the process inherits are
+ * held only until the OCI runtime has them.
+ */
+import { closeSync, openSync } from 'node:fs'
+import type { Socket } from 'node:net'
+import { RuntimeError } from '#shared/errors.ts'
+import type { ConsoleListener, Os } from '#shared/os/contract.ts'
+import type { ProcessFds } from '../runtime/runtime.ts'
+import { Input, type InputPolicy } from '../streams/input.ts'
+import { Output, type OutputPolicy } from '../streams/output.ts'
+import type { Endpoint, StreamRegistry } from '../streams/registry.ts'
+import type { StdioPlan } from './stdio.ts'
+
+/** How long the OCI runtime may take, after it has returned, to have sent the terminal. */
+const CONSOLE_MS_MAX = 10_000
+
+/** What stdio is made with; one per agent. */
+export interface IoContext {
+  readonly os: Os
+  readonly streams: StreamRegistry
+  /** Directory for console sockets; short, since their paths end at 107 bytes. */
+  readonly consoleDir: string
+}
+
+export interface IoPolicy {
+  readonly output: OutputPolicy
+  readonly input: InputPolicy
+}
+
+export interface TerminalSize {
+  readonly columns: number
+  readonly rows: number
+}
+
+let consoles = 0
+
+export class ProcessIo {
+  readonly #plan: StdioPlan
+  readonly #context: IoContext
+  readonly #policy: IoPolicy
+  readonly #outputs: Output[] = []
+  readonly #bindings: Disposable[] = []
+  #input: Input | undefined
+  #childFds: ProcessFds | undefined
+  #console: { readonly path: string; readonly listener: ConsoleListener } | undefined
+  #terminal: { readonly fd: number; readonly stream: Socket } | undefined
+  #size: TerminalSize | undefined
+
+  private constructor(plan: StdioPlan, context: IoContext, policy: IoPolicy) {
+    this.#plan = plan
+    this.#context = context
+    this.#policy = policy
+  }
+
+  /** Opens pipes, or a console socket for a terminal. Errors leave nothing open. */
+  static async open(plan: StdioPlan, context: IoContext, policy: IoPolicy): Promise<ProcessIo> {
+    const io = new ProcessIo(plan, context, policy)
+    try {
+      if (plan.terminal) await io.#listenConsole()
+      else io.#openPipes()
+      return io
+    } catch (error) {
+      await io.discard()
+      throw error
+    }
+  }
+
+  /** For the OCI runtime; undefined with a terminal. */
+  get fds(): ProcessFds | undefined {
+    return this.#childFds
+  }
+
+  /** The size asked for last. A process made with it from the start never sees another. */
+  get size(): TerminalSize | undefined {
+    return this.#size
+  }
+
+  get consoleSocket(): string | undefined {
+    return this.#console?.path
+  }
+
+  /** The OCI runtime has made the process: takes the terminal and lets go of the process's own descriptors. */
+  async handedOver(): Promise<void> {
+    this.#closeChildFds()
+    if (this.#console === undefined) return
+    const fd = await this.#console.listener.receive(AbortSignal.timeout(CONSOLE_MS_MAX)).catch((cause: unknown) => {
+      throw new RuntimeError('INTERNAL', 'the OCI runtime sent no terminal', { cause })
+    })
+    const stream = this.#context.os.descriptors.stream(fd, 'duplex')
+    this.#terminal = { fd, stream }
+    stream.once('close', () => (this.#terminal = undefined))
+    await this.#closeConsole()
+    if (this.#size !== undefined) this.resize(this.#size.columns, this.#size.rows)
+    this.#bindOutput(this.#plan.stdout, stream)
+    this.#bindInput(this.#plan.stdin, stream, true)
+  }
+
+  /** Sets the terminal's size, now or as soon as there is one. Without a terminal: FAILED_PRECONDITION. */
+  resize(columns: number, rows: number): void {
+    if (!this.#plan.terminal) throw new RuntimeError('FAILED_PRECONDITION', 'the process has no terminal to resize')
+    this.#size = { columns, rows }
+    if (this.#terminal !== undefined) this.#context.os.terminals.resize(this.#terminal.fd, columns, rows)
+  }
+
+  closeStdin(): void {
+    this.#input?.closeSoon()
+  }
+
+  /** The process is gone: resolves once its output is with its reader. */
+  async delivered(): Promise<void> {
+    // Nobody reads input any more; writing it to a dead terminal would only break the reading of what it printed last.
+    this.#input?.end()
+    for (const output of this.#outputs) output.processExited()
+    await Promise.all(this.#outputs.map((output) => output.delivered))
+    this.#input?.discard()
+  }
+
+  /** Closes everything, whatever was read of it. Idempotent. */
+  async discard(): Promise<void> {
+    this.#closeChildFds()
+    for (const binding of this.#bindings.splice(0)) binding[Symbol.dispose]()
+    for (const output of this.#outputs) output.discard()
+    this.#input?.discard()
+    this.#terminal?.stream.destroy()
+    await this.#closeConsole()
+  }
+
+  async #listenConsole(): Promise<void> {
+    const path = `${this.#context.consoleDir}/${++consoles}.sock`
+    this.#console = { path, listener: await this.#context.os.terminals.listenConsole(path) }
+  }
+
+  async #closeConsole(): Promise<void> {
+    const listening = this.#console
+    this.#console = undefined
+    await listening?.listener[Symbol.asyncDispose]()
+  }
+
+  #openPipes(): void {
+    const { stdin, stdout, stderr } = this.#plan
+    const fds: { -readonly [K in keyof ProcessFds]: number } = { stdin: -1, stdout: -1, stderr: -1 }
+    this.#childFds = fds
+    fds.stdin = stdin === undefined ? openSync('/dev/null', 'r') : this.#inputPipe(stdin)
+    fds.stdout = stdout === undefined ? openSync('/dev/null', 'w') : this.#outputPipe(stdout)
+    fds.stderr = stderr === undefined ? openSync('/dev/null', 'w') : this.#outputPipe(stderr)
+  }
+
+  #inputPipe(id: string): number {
+    const { readFd, writeFd } = this.#context.os.descriptors.pipe()
+    this.#bindInput(id, this.#context.os.descriptors.stream(writeFd, 'write'), false)
+    return readFd
+  }
+
+  #outputPipe(id: string): number {
+    const { readFd, writeFd } = this.#context.os.descriptors.pipe()
+    this.#bindOutput(id, this.#context.os.descriptors.stream(readFd, 'read'))
+    return writeFd
+  }
+
+  /** A terminal nobody reads is still read, or the process would block on it. */
+  #bindOutput(id: string | undefined, source: Socket): void {
+    if (id === undefined) {
+      source.on('error', () => {}).resume()
+      return
+    }
+    const output = new Output(source, this.#policy.output)
+    this.#outputs.push(output)
+    this.#bind(id, { kind: 'output', output })
+  }
+
+  #bindInput(id: string | undefined, sink: Socket, terminal: boolean): void {
+    if (id === undefined) return
+    const input = new Input(sink, this.#policy.input, terminal)
+    this.#input = input
+    this.#bind(id, { kind: 'input', input })
+  }
+
+  #bind(id: string, endpoint: Endpoint): void {
+    this.#bindings.push(this.#context.streams.bind(id, endpoint))
+  }
+
+  #closeChildFds(): void {
+    const fds = this.#childFds
+    this.#childFds = undefined
+    if (fds === undefined) return
+    for (const fd of [fds.stdin, fds.stdout, fds.stderr]) if (fd >= 0) closeSync(fd)
+  }
+}

@@ -1,0 +1,111 @@
+/**
+ * containerd.services.streaming.v1.Streaming: one call is one of a process's stdin, stdout, stderr, alone on its
+ * connection.
+ *
+ *   output:  → StreamInit     ← Empty     → WindowUpdate…   ← Data…    ← (end)   → (end)
+ *   input:   → StreamInit     ← Empty     ← WindowUpdate…   → Data…    → (end)   ← (end)
+ *
+ * The opening is acknowledged at once: containerd opens streams before it creates the task.
+ */
+import { RuntimeError } from '#shared/errors.ts'
+import type { AnyCodec } from '#shared/rpc/any.ts'
+import type { ServiceTypesOf } from '#shared/rpc/services.ts'
+import type { CallContext, Handlers } from '#shared/ttrpc/method.ts'
+import type { GuestRpc } from '../rpc.ts'
+import { DataEncoder } from './encoded-data.ts'
+import type { StreamConnection } from './stream-connection.ts'
+import type { Input, InputWriter } from '../streams/input.ts'
+import type { Output } from '../streams/output.ts'
+import type { OutputReader } from '../streams/reader.ts'
+import { STREAM_ID_LENGTH_MAX, type StreamRegistry } from '../streams/registry.ts'
+
+type Messages = AsyncIterator<{ readonly type_url: string; readonly value: Buffer } , undefined>
+type Answer = { type_url: string; value: Buffer }
+
+/** How long a peer that has got everything may take to close its side before the connection is ended under it. */
+const LINGER_MS_MAX = 10_000
+
+export function createStreamingService(streams: StreamRegistry, rpc: GuestRpc, connection: StreamConnection): Handlers<ServiceTypesOf<'streaming'>> {
+  const { any } = rpc
+  return {
+    async *Stream(requests, context) {
+      connection.take()
+      const messages: Messages = requests[Symbol.asyncIterator]()
+      const id = await streamId(messages, any)
+      yield any.pack('google.protobuf.Empty', {})
+      const endpoint = await streams.find(id, context.signal)
+      if (endpoint.kind === 'output') yield* serveOutput(endpoint.output, messages, any, context, connection)
+      else yield* serveInput(endpoint.input, messages, any, context, connection)
+    },
+  }
+}
+
+async function streamId(messages: Messages, any: AnyCodec): Promise<string> {
+  const first = await messages.next()
+  if (first.done === true) throw new RuntimeError('INVALID_ARGUMENT', 'the stream ended before it was named by a StreamInit')
+  const { id } = any.unpack(first.value, 'containerd.services.streaming.v1.StreamInit')
+  if (id === '' || id.length > STREAM_ID_LENGTH_MAX) {
+    throw new RuntimeError('INVALID_ARGUMENT', `a stream id of ${id.length} characters: expected 1 to ${STREAM_ID_LENGTH_MAX}`)
+  }
+  return id
+}
+
+/** The output keeps its reader beyond the last byte, until the peer confirms it or is gone. */
+async function* serveOutput(
+  output: Output, messages: Messages, any: AnyCodec, { signal }: CallContext, connection: StreamConnection,
+): AsyncGenerator<Answer> {
+  const reader = output.attach(signal)
+  connection.whenOver(() => reader.detach())
+  void receiveWindow(messages, any, reader)
+  const encoder = new DataEncoder()
+  try {
+    for (let data = await reader.next(); data !== undefined; data = await reader.next()) yield encoder.encode(data)
+  } catch (error) {
+    reader.detach()
+    connection.endAfter(LINGER_MS_MAX)
+    throw error
+  }
+  connection.whenPeerClosed(() => reader.confirm())
+  connection.endWhenClosed(signal)
+  void output.delivered.then(() => connection.endAfter(LINGER_MS_MAX))
+}
+
+/** The reader's half-close only says that no updates will come; what is left of the window may still be used. */
+async function receiveWindow(messages: Messages, any: AnyCodec, reader: OutputReader): Promise<void> {
+  try {
+    for (let next = await messages.next(); next.done !== true; next = await messages.next()) {
+      reader.grant(any.unpack(next.value, 'containerd.types.transfer.WindowUpdate').update)
+    }
+  } catch (error) {
+    reader.fail(error)
+  }
+}
+
+async function* serveInput(
+  input: Input, messages: Messages, any: AnyCodec, { signal }: CallContext, connection: StreamConnection,
+): AsyncGenerator<Answer> {
+  const writer = input.attach(signal)
+  void receiveData(messages, any, writer)
+  void input.discarded.then(() => connection.endAfter(LINGER_MS_MAX))
+  try {
+    for (let update = await writer.nextCredit(); update !== undefined; update = await writer.nextCredit()) {
+      yield any.pack('containerd.types.transfer.WindowUpdate', { update })
+    }
+  } finally {
+    writer.detach()
+    connection.endWhenClosed(signal)
+  }
+}
+
+async function receiveData(messages: Messages, any: AnyCodec, writer: InputWriter): Promise<void> {
+  try {
+    for (let next = await messages.next(); next.done !== true; next = await messages.next()) {
+      const { data } = any.unpack(next.value, 'containerd.types.transfer.Data')
+      // The bytes alias the connection's read buffer, and the pipe may keep them longer.
+      await writer.write(Buffer.from(data))
+    }
+    writer.end()
+  } catch (error) {
+    writer.fail(error)
+  }
+}
