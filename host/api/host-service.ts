@@ -1,0 +1,158 @@
+/**
+ * kuasar.host.v1: what a guest may ask, on a socket of its own sandbox. The socket says who calls; everything in a call
+ * is hostile and bounded. One link per sandbox lives at a time, and the newest wins: an agent that reconnects knows
+ * better than a connection whose end has not been noticed yet.
+ */
+import { chmod, rm } from 'node:fs/promises'
+import { createServer, type Socket } from 'node:net'
+import { RuntimeError, explain, unreachable } from '#shared/errors.ts'
+import { containerId } from '#shared/ids.ts'
+import type { Log } from '#shared/log.ts'
+import type { Rpc, ServiceTypesOf } from '#shared/rpc/services.ts'
+import type { Handlers } from '#shared/ttrpc/method.ts'
+import { TtrpcServer } from '#shared/ttrpc/server.ts'
+import type { GuestStorage, PidNamespaceMode } from '../container/contract.ts'
+import { networkMessage } from '../link/network.ts'
+import type { BootMark, GuestLinks, GuestPeer } from '../sandbox/guest.ts'
+import { nowMs } from '../sandbox/trace.ts'
+import { readEvent } from './guest-events.ts'
+import { GuestLog } from './guest-log.ts'
+
+/** Of one guest's link. An agent has one prepare or release per container under way, and one publish. */
+const limits = { concurrentCallsMax: 256, heldBytesMax: 16 * 1024 * 1024, sendQueueBytesMax: 32 * 1024 * 1024 }
+const BOOT_MARKS_MAX = 64
+const VERSION_LENGTH_MAX = 128
+/** Longer than any plausible uptime, in ns: a claim beyond it is noise. */
+const BOOTTIME_NANOS_MAX = 2n ** 62n
+
+/** `instance` is this sandboxer's, and told to every guest. */
+export function createGuestLinks(rpc: Rpc, instance: string, log: Log): GuestLinks {
+  return {
+    async listen(socketPath: string, peer: GuestPeer): Promise<AsyncDisposable> {
+      let guestLog: GuestLog | undefined
+      // Made at its first record: by then a warm VM goes by the name of its pod.
+      const guestLogOf = () => (guestLog ??= new GuestLog(log.with({ sandbox: peer.id })))
+      let current: { readonly socket: Socket; readonly server: TtrpcServer } | undefined
+      const server = createServer((socket) => {
+        current?.socket.destroy()
+        const ttrpc = new TtrpcServer({
+          ...limits,
+          onError: (error) => log.debug('guest link', { sandbox: peer.id, error: explain(error) }),
+        }).add(rpc.host, handlers(rpc, instance, peer, guestLogOf))
+        current = { socket, server: ttrpc }
+        ttrpc.accept(socket)
+      })
+      server.on('error', (error) => log.error('guest link', { sandbox: peer.id, error }))
+      // Left by a sandboxer that died.
+      await rm(socketPath, { force: true })
+      await new Promise<void>((resolve, reject) => {
+        server.once('error', reject)
+        server.listen(socketPath, () => {
+          server.off('error', reject)
+          resolve()
+        })
+      }).catch((cause: unknown) => {
+        throw new RuntimeError('INTERNAL', `cannot listen for the guest on ${socketPath}: ${explain(cause)}`, { cause })
+      })
+      await chmod(socketPath, 0o600)
+      return {
+        [Symbol.asyncDispose]: async () => {
+          current?.socket.destroy()
+          guestLog?.close()
+          await new Promise<void>((resolve) => server.close(() => resolve()))
+        },
+      }
+    },
+  }
+}
+
+/** Of one connection: nothing is answered before its Hello was. */
+function handlers(rpc: Rpc, instance: string, peer: GuestPeer, guestLog: () => GuestLog): Handlers<ServiceTypesOf<'host'>> {
+  let greeted = false
+  const mustBeGreeted = () => {
+    if (!greeted) throw new RuntimeError('FAILED_PRECONDITION', 'the first call of a connection is Hello')
+  }
+  return {
+    async Hello(request, { signal }) {
+      const hello = {
+        protocolVersion: request.protocolVersion,
+        agentVersion: request.agentVersion.slice(0, VERSION_LENGTH_MAX),
+        kernelVersion: request.kernelVersion.slice(0, VERSION_LENGTH_MAX),
+        resumed: request.resumed,
+        boot: marks(request.boot),
+        boottimeNanos: boottime(request.boottimeNanos),
+        arrivedAtMs: nowMs(),
+      }
+      const { protocolVersion, sandboxId, guest, network, cards, storages, logLevel } = await peer.hello(hello, signal)
+      greeted = true
+      return {
+        protocolVersion,
+        sandboxId,
+        instance,
+        hostname: guest.hostname,
+        dns: { servers: [...guest.dns.servers], searches: [...guest.dns.searches], options: [...guest.dns.options] },
+        sysctls: { ...guest.sysctls },
+        network: networkMessage(network),
+        cards: [...cards],
+        storages: storages.map(storageMessage),
+        realtimeNanos: String(BigInt(Math.round(nowMs() * 1000)) * 1000n),
+        shmBytes: String(guest.shmBytes),
+        hugepageBytes: String(guest.hugepagesMiB * 1024 * 1024),
+        logLevel,
+        hostsLines: [...guest.hostsLines],
+      }
+    },
+    Ready(request) {
+      mustBeGreeted()
+      peer.ready({ boot: marks(request.boot), boottimeNanos: boottime(request.boottimeNanos), arrivedAtMs: nowMs() })
+      return {}
+    },
+    async Prepare(request, { signal }) {
+      mustBeGreeted()
+      const { spec, storages, pidNamespace } = await peer.prepare(containerId(request.containerId), signal)
+      return { spec, storages: storages.map(storageMessage), ...pidFields(pidNamespace) }
+    },
+    async Release(request) {
+      mustBeGreeted()
+      await peer.release(containerId(request.containerId))
+      return {}
+    },
+    async Publish(request, { signal }) {
+      mustBeGreeted()
+      const { id, event } = readEvent(rpc.any, request.topic, request.event)
+      await peer.publish(BigInt(request.sequence), id, event, signal)
+      return {}
+    },
+    Log(request) {
+      mustBeGreeted()
+      guestLog().write(request.records, request.dropped)
+      return {}
+    },
+  }
+}
+
+const boottime = (text: string): bigint => {
+  const nanos = BigInt(text)
+  return nanos > BOOTTIME_NANOS_MAX ? BOOTTIME_NANOS_MAX : nanos
+}
+
+const marks = (boot: readonly { readonly name: string; readonly boottimeNanos: string }[]): BootMark[] =>
+  boot.slice(0, BOOT_MARKS_MAX).map(({ name, boottimeNanos }) => ({ name, boottimeNanos: boottime(boottimeNanos) }))
+
+/** The wire's form, whose lists may be written to. */
+function storageMessage(storage: GuestStorage) {
+  return { ...storage, options: [...storage.options] }
+}
+
+function pidFields(mode: PidNamespaceMode) {
+  switch (mode.kind) {
+    case 'private':
+      return { pidNamespace: 'PID_NAMESPACE_PRIVATE', targetPid: 0 } as const
+    case 'pod':
+      return { pidNamespace: 'PID_NAMESPACE_POD', targetPid: 0 } as const
+    case 'target':
+      return { pidNamespace: 'PID_NAMESPACE_TARGET', targetPid: mode.pid } as const
+    default:
+      return unreachable(mode)
+  }
+}

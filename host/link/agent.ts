@@ -1,0 +1,93 @@
+/** The sandboxer's side of kuasar.agent.v1: one connection per guest, opened on first use and again after it broke. */
+import type { Socket } from 'node:net'
+import type { AnyValue } from '#shared/rpc/any.ts'
+import type { Rpc, ServiceTypesOf } from '#shared/rpc/services.ts'
+import { TtrpcClient } from '#shared/ttrpc/client.ts'
+import type { Calls } from '#shared/ttrpc/method.ts'
+import type { PodNetwork } from '#shared/network.ts'
+import { networkMessage } from './network.ts'
+
+/** vsock port on which the agent serves Task, Streaming and kuasar.agent.v1. */
+export const AGENT_PORT = 1024
+
+export interface GuestTask {
+  readonly containerId: string
+  readonly pid: number
+  readonly status: string
+}
+
+type Agent = Calls<ServiceTypesOf<'agent'>>
+
+export class AgentLink {
+  readonly #dial: (port: number, signal: AbortSignal) => Promise<Socket>
+  readonly #rpc: Rpc
+  readonly #instance: string
+  #connection: Promise<{ readonly client: TtrpcClient; readonly agent: Agent }> | undefined
+  #closed = false
+
+  /** `instance` tells this sandboxer from the guest's former ones. */
+  constructor(dial: (port: number, signal: AbortSignal) => Promise<Socket>, rpc: Rpc, instance: string) {
+    this.#dial = dial
+    this.#rpc = rpc
+    this.#instance = instance
+  }
+
+  async ping(signal: AbortSignal): Promise<void> {
+    await (await this.#agent(signal)).Ping({ instance: this.#instance }, { signal })
+  }
+
+  async tasks(signal: AbortSignal): Promise<readonly GuestTask[]> {
+    const { tasks } = await (await this.#agent(signal)).Tasks({}, { signal })
+    return tasks.map(({ containerId, pid, status }) => ({ containerId, pid, status }))
+  }
+
+  async purge(containerId: string, signal: AbortSignal): Promise<void> {
+    await (await this.#agent(signal)).Purge({ containerId }, { signal })
+  }
+
+  async stats(signal: AbortSignal): Promise<{ readonly metrics: AnyValue | null; readonly realtimeNanos: string }> {
+    return (await this.#agent(signal)).Stats({}, { signal })
+  }
+
+  async syncClock(toleranceMs: number, signal: AbortSignal): Promise<{ readonly offsetNanos: bigint; readonly stepped: boolean }> {
+    const agent = await this.#agent(signal)
+    const answer = await agent.SyncClock(
+      { instance: this.#instance, realtimeNanos: String(BigInt(Date.now()) * 1_000_000n), toleranceNanos: String(toleranceMs * 1_000_000) },
+      { signal },
+    )
+    return { offsetNanos: BigInt(answer.offsetNanos), stepped: answer.stepped }
+  }
+
+  async updateNetwork(network: PodNetwork, signal: AbortSignal): Promise<void> {
+    await (await this.#agent(signal)).UpdateNetwork({ network: networkMessage(network) }, { signal })
+  }
+
+  async shutdown(graceMs: number, signal: AbortSignal): Promise<void> {
+    await (await this.#agent(signal)).Shutdown({ graceMillis: graceMs }, { signal })
+  }
+
+  close(): void {
+    this.#closed = true
+    this.#connection?.then(({ client }) => client.close()).catch(() => {})
+    this.#connection = undefined
+  }
+
+  async #agent(signal: AbortSignal): Promise<Agent> {
+    this.#connection ??= this.#connect(signal)
+    return (await this.#connection).agent
+  }
+
+  #connect(signal: AbortSignal): Promise<{ client: TtrpcClient; agent: Agent }> {
+    const connecting = this.#dial(AGENT_PORT, signal).then((socket) => {
+      const client = new TtrpcClient(socket)
+      void client.closed.then(forget)
+      if (this.#closed) client.close()
+      return { client, agent: client.calls(this.#rpc.agent) }
+    })
+    const forget = () => {
+      if (this.#connection === connecting) this.#connection = undefined
+    }
+    connecting.catch(forget)
+    return connecting
+  }
+}

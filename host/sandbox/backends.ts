@@ -1,0 +1,23 @@
+/** A backend and its configuration tied together, so that nobody else sees the type of either. */
+import type { Log } from '#shared/log.ts'
+import type { AdoptionRecord, Capabilities, LaunchContext, LaunchPlan, RunningSandbox, SandboxBackend } from './backend.ts'
+
+export interface BoundBackend {
+  readonly kind: string
+  readonly capabilities: Capabilities
+  probe(log: Log): Promise<void>
+  launch(plan: LaunchPlan, context: LaunchContext): Promise<RunningSandbox>
+  adopt(record: AdoptionRecord, context: LaunchContext): Promise<RunningSandbox>
+}
+
+/** Checks the backend's table of the configuration. Errors: INVALID_ARGUMENT naming key, value and what was expected. */
+export function bindBackend<C>(backend: SandboxBackend<C>, raw: unknown, at: string): BoundBackend {
+  const config = backend.parseConfig(raw, at)
+  return {
+    kind: backend.kind,
+    capabilities: backend.capabilities,
+    probe: (log) => backend.probe(config, log),
+    launch: (plan, context) => backend.launch(plan, config, context),
+    adopt: (record, context) => backend.adopt(record, config, context),
+  }
+}

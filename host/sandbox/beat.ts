@@ -1,0 +1,108 @@
+/**
+ * The sandboxer's slow pulse. At each beat every guest's clock is set to the host's, which is also the proof that the
+ * guest lives, what has changed in its pod's network is handed on to it, and the three lists are reconciled. Beats come faster after containerd has come back and while something
+ * looks wrong.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { explain } from '#shared/errors.ts'
+import type { Containerd } from '../containerd/contract.ts'
+import { proveAlive } from './liveness.ts'
+import { actOnAll, inParallel, look, Suspicions } from './reconcile.ts'
+import type { Sandbox } from './sandbox.ts'
+import type { Sandboxes } from './sandboxes.ts'
+import type { SandboxServices } from './services.ts'
+
+/** A guest's clock is stepped when it is off by more, in ms. */
+const CLOCK_TOLERANCE_MS = 20
+/** Silence of an idle guest that counts as death, in ms. */
+const QUIET_MS = 10_000
+/** First beat after a start or containerd's return, in ms: what is in flight finds its place first. */
+const RETURN_MS = 1_000
+/**
+ * Between two rounds of heartbeat while containerd is away, in ms. One that starts dials every guest it knows and waits
+ * for up to 100 s on each that is frozen, so what is frozen must be gone by then.
+ */
+const AWAY_MS = 2_000
+
+/** Resolves when `signal` is aborted. `presence` yields whenever containerd has come or gone. */
+export async function beat(
+  sandboxes: Sandboxes,
+  services: SandboxServices,
+  presence: (signal: AbortSignal) => AsyncIterable<'up' | 'down'>,
+  signal: AbortSignal,
+): Promise<void> {
+  const suspicions = new Suspicions(services.limits.settleMs)
+  const hearts = new Hearts(services)
+  let wake = new AbortController()
+  let present = false
+  const listening = (async () => {
+    for await (const now of presence(signal)) {
+      present = now === 'up'
+      wake.abort()
+    }
+  })()
+  while (!signal.aborted) {
+    wake = new AbortController()
+    hearts.listen(sandboxes.all)
+    if (present) await reconcile(sandboxes, services.containerd, services, suspicions)
+    const restMs = !present ? AWAY_MS : suspicions.any ? services.limits.settleMs / 2 : services.limits.beatMs
+    const came = await rest(restMs, AbortSignal.any([signal, wake.signal]))
+    if (came && present) await rest(RETURN_MS, signal)
+  }
+  await listening
+}
+
+/** True when it ended early. */
+async function rest(ms: number, signal: AbortSignal): Promise<boolean> {
+  try {
+    await sleep(ms, undefined, { signal })
+    return false
+  } catch {
+    return true
+  }
+}
+
+async function reconcile(sandboxes: Sandboxes, containerd: Containerd, { namespace, log }: SandboxServices, suspicions: Suspicions): Promise<void> {
+  try {
+    const findings = suspicions.confirm(await look(sandboxes.all, containerd, namespace), performance.now())
+    await actOnAll(findings, (id) => sandboxes.find(id), log)
+  } catch (error) {
+    log.debug('containerd cannot be asked', { error: explain(error) })
+  }
+}
+
+/** A guest that is busy may take long, and no other waits for it; one that is frozen is ended. */
+class Hearts {
+  readonly #services: SandboxServices
+  readonly #awaited = new Set<string>()
+
+  constructor(services: SandboxServices) {
+    this.#services = services
+  }
+
+  /** Returns at once. A guest whose last beat is still awaited is not asked again. */
+  listen(sandboxes: readonly Sandbox[]): void {
+    const due = sandboxes.filter(({ id }) => !this.#awaited.has(id))
+    for (const { id } of due) this.#awaited.add(id)
+    void inParallel(due, async (sandbox) => {
+      await heart(sandbox, this.#services).catch((error: unknown) => this.#services.log.error('heartbeat failed', { sandbox: sandbox.id, error }))
+      this.#awaited.delete(sandbox.id)
+    })
+  }
+}
+
+async function heart(sandbox: Sandbox, { limits, log }: SandboxServices): Promise<void> {
+  if (sandbox.state.kind !== 'ready') return
+  const { agent, running } = sandbox.state.running
+  const proof = await proveAlive(
+    async (signal) => {
+      const { offsetNanos, stepped } = await agent.syncClock(CLOCK_TOLERANCE_MS, signal)
+      if (stepped) log.info('the guest clock was stepped', { sandbox: sandbox.id, offsetMs: Number(offsetNanos / 1_000_000n) })
+    },
+    running.vmmPid,
+    { quietMs: QUIET_MS, busyMs: limits.busyMs },
+  )
+  if (proof.kind === 'alive') return sandbox.lookAtNetwork()
+  const reason = proof.kind === 'dead' ? proof.reason : `the guest works but has not answered for ${limits.busyMs} ms`
+  await sandbox.kill(reason)
+}

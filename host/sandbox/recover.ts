@@ -1,0 +1,91 @@
+/**
+ * What a fresh sandboxer does before it serves anyone: it reads what its predecessor wrote, adopts the guests that
+ * live, undoes what was left half done, and clears away what no record names.
+ */
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { RuntimeError, explain } from '#shared/errors.ts'
+import { removeCgroup, sandboxCgroups } from './cgroup.ts'
+import { endProcess, findMarked } from './processes.ts'
+import { parseRecord, type SandboxRecord } from './record.ts'
+import type { Sandboxes } from './sandboxes.ts'
+import type { SandboxServices } from './services.ts'
+import { paths } from './start.ts'
+import { removeTree } from './undo.ts'
+
+/**
+ * A record that cannot be used, be it damaged or of a backend no longer configured, costs its own sandbox and no other.
+ * Answers the records of warm VMs: they serve nobody, and are to be ended.
+ */
+export async function recover(sandboxes: Sandboxes, services: SandboxServices, parallel: number): Promise<readonly SandboxRecord[]> {
+  const { store, log } = services
+  const known = new Set<string>()
+  const unreadable: string[] = []
+  const found: SandboxRecord[] = []
+  for (const { id, text } of await store.list()) {
+    const record = readRecord(id, text, services)
+    if (record instanceof RuntimeError) {
+      const kept = await store.quarantine(id)
+      unreadable.push(id)
+      log.error('a record cannot be read: its sandbox is ended', { sandbox: id, error: record, kept })
+      continue
+    }
+    known.add(id).add(record.vm ?? id)
+    found.push(record.bootId === services.bootId ? record : await afterReboot(record, services))
+  }
+  await clearStrays(known, unreadable, services)
+  const queue = found.filter(({ state }) => state !== 'warm').map((record) => sandboxes.found(record))
+  const worker = async () => {
+    for (let sandbox = queue.pop(); sandbox !== undefined; sandbox = queue.pop()) {
+      const { id } = sandbox
+      await sandbox.adopt().catch((error: unknown) => log.error('recovery failed', { sandbox: id, error }))
+    }
+  }
+  await Promise.all(Array.from({ length: parallel }, worker))
+  return found.filter(({ state }) => state === 'warm')
+}
+
+function readRecord(id: string, text: string, services: SandboxServices): SandboxRecord | RuntimeError {
+  try {
+    const record = parseRecord(text, `the record of ${id}`)
+    if (record.id !== id) throw new RuntimeError('INVALID_ARGUMENT', `the record of ${id} is about ${record.id}`)
+    if (record.state !== 'warm' && services.backend(record.sandboxer) === undefined)
+      throw new RuntimeError('INVALID_ARGUMENT', `no backend is configured for the sandboxer ${record.sandboxer}`)
+    return record
+  } catch (error) {
+    return error instanceof RuntimeError ? error : new RuntimeError('INTERNAL', explain(error))
+  }
+}
+
+/** Processes, mounts, links and cgroups ended with the machine; pids and names may be somebody else's by now. */
+async function afterReboot(record: SandboxRecord, services: SandboxServices): Promise<SandboxRecord> {
+  const { dir } = paths(services.sandboxesDir, record)
+  await removeTree(dir)
+  if (record.state === 'warm') return { ...record, bootId: services.bootId, owned: [] }
+  const exit = { status: 137, atMs: Date.now(), reason: 'the machine was restarted' }
+  return { ...record, bootId: services.bootId, state: 'stopped', exit: record.exit ?? exit, owned: [], containers: [] }
+}
+
+/**
+ * Directories without a readable record: their processes carry the name, and lie in a cgroup of that name or, once a pod
+ * has claimed a warm VM, of the name of the record that could not be read.
+ */
+async function clearStrays(known: ReadonlySet<string>, unreadable: readonly string[], services: SandboxServices): Promise<void> {
+  for (const id of await readdir(services.sandboxesDir).catch(() => [])) {
+    if (known.has(id)) continue
+    try {
+      await clearStray(id, unreadable, services)
+    } catch (error) {
+      services.log.error('a stray sandbox cannot be cleared away', { sandbox: id, error })
+    }
+  }
+}
+
+async function clearStray(id: string, unreadable: readonly string[], { sandboxesDir, log }: SandboxServices): Promise<void> {
+  const processes = await findMarked((marker) => marker.startsWith(`${id}/`))
+  const cgroups = await sandboxCgroups([id, ...unreadable], processes.map(({ pid }) => pid))
+  log.warn('a stray sandbox is cleared away', { sandbox: id, pids: processes.map(({ pid }) => pid) })
+  for (const { pid, startTicks } of processes) await endProcess(pid, startTicks)
+  for (const cgroup of cgroups) await removeCgroup(cgroup)
+  await removeTree(join(sandboxesDir, id))
+}
