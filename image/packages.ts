@@ -1,0 +1,105 @@
+/** Locked packages as unpacked trees. */
+import { createHash } from 'node:crypto'
+import { mkdir, mkdtemp, readFile, readdir, rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { execa } from 'execa'
+import { download, exactDependency, offered, refreshEmptyIndex, refreshIndex } from './apt.ts'
+import { KERNEL_META_PACKAGE, type Lock, type LockedPackage, shippedPackages } from './lock.ts'
+import { packageCache } from './paths.ts'
+
+/** Set to 1 to fail, rather than warn, when the index no longer offers a locked version. */
+export const STRICT_ENV = 'KUASAR_IMAGE_STRICT'
+
+export interface Resolved {
+  readonly packages: readonly LockedPackage[]
+  /** False when some package is not the lock's, because the index no longer offers that. */
+  readonly locked: boolean
+}
+
+/** The lock's packages, all in the cache and checked; says when the index offers newer ones. */
+export async function fetchPackages(lock: Lock): Promise<Resolved> {
+  await mkdir(packageCache, { recursive: true })
+  const missing: LockedPackage[] = []
+  for (const entry of lock.packages) if (!(await isCached(entry))) missing.push(entry)
+  if (missing.length === 0) return { packages: lock.packages, locked: true }
+  await refreshEmptyIndex([KERNEL_META_PACKAGE])
+  try {
+    return await fetchLocked(lock, missing)
+  } catch {
+    // An index older than the archive names files that are gone.
+    await refreshIndex()
+  }
+  const newer = await offeredInstead(lock)
+  try {
+    return await fetchLocked(lock, missing)
+  } catch (error) {
+    if (newer.length === 0 || process.env[STRICT_ENV] === '1') throw new Error(gone(missing), { cause: error })
+  }
+  console.log('image: WARNING: apt no longer offers what the lock names; building from what it offers, which is not the pinned image')
+  const packages = lock.packages.map((entry) => newer.find(([old]) => old === entry)?.[1] ?? entry)
+  await fetch(packages)
+  return { packages, locked: false }
+}
+
+/** Fetches what is missing, and says what the index offers beyond the lock. */
+async function fetchLocked(lock: Lock, missing: readonly LockedPackage[]): Promise<Resolved> {
+  for (const [old, now] of await offeredInstead(lock)) {
+    console.log(`image: apt offers ${now.name} ${now.version}, the lock has ${old.name} ${old.version}; \`make image-lock\` takes it`)
+  }
+  await fetch(missing)
+  return { packages: lock.packages, locked: true }
+}
+
+function gone(missing: readonly LockedPackage[]): string {
+  const names = missing.map(({ name, version }) => `${name} ${version}`).join(', ')
+  return `cannot download ${names}: run apt-get update, and if apt no longer offers them, make image-lock`
+}
+
+/** Locked packages beside what the index would install in their place, where that differs. */
+async function offeredInstead(lock: Lock): Promise<[LockedPackage, LockedPackage][]> {
+  const kernel = await exactDependency(KERNEL_META_PACKAGE)
+  const now = await offered([kernel, ...shippedPackages])
+  return lock.packages.flatMap((entry) => {
+    const found = now.find(({ name }) => name === (entry.name.startsWith('linux-image-') ? kernel : entry.name))
+    return found === undefined || found.sha256 === entry.sha256 ? [] : [[entry, found] as [LockedPackage, LockedPackage]]
+  })
+}
+
+/** Downloads what the cache lacks. */
+async function fetch(packages: readonly LockedPackage[]): Promise<void> {
+  const wanted: LockedPackage[] = []
+  for (const entry of packages) if (!(await isCached(entry))) wanted.push(entry)
+  if (wanted.length === 0) return
+  const directory = await mkdtemp(join(packageCache, 'download-'))
+  try {
+    await download(wanted, directory)
+    const files = await readdir(directory)
+    for (const entry of wanted) {
+      const file = files.find((name) => name.startsWith(`${entry.name}_`))
+      if (file === undefined) throw new Error(`apt-get downloaded no file of ${entry.name}`)
+      const found = await digest(join(directory, file))
+      if (found !== entry.sha256) throw new Error(`${file} has sha256 ${found}, the lock says ${entry.sha256}`)
+      await rename(join(directory, file), cached(entry))
+    }
+  } finally {
+    await rm(directory, { recursive: true })
+  }
+}
+
+/** Unpacks the packages over each other into `directory`. */
+export async function unpack(packages: readonly LockedPackage[], directory: string): Promise<void> {
+  await mkdir(directory, { recursive: true })
+  for (const entry of packages) await execa('dpkg-deb', ['-x', cached(entry), directory])
+}
+
+async function isCached(entry: LockedPackage): Promise<boolean> {
+  return await digest(cached(entry)).then((found) => found === entry.sha256, () => false)
+}
+
+function cached({ name, sha256 }: LockedPackage): string {
+  return join(packageCache, `${name}-${sha256.slice(0, 16)}.deb`)
+}
+
+export async function digest(path: string): Promise<string> {
+  return createHash('sha256').update(await readFile(path)).digest('hex')
+}
