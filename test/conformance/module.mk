@@ -1,0 +1,36 @@
+# critest, Kubernetes's own suite for container runtimes. `make test` runs it against microVMs, `make conformance` against runc too.
+CONFORMANCE := $(BUILD)/conformance
+
+$(CONFORMANCE)/programs/%: test/conformance/programs/%.c | $(BUILD)/tools/cc
+	@mkdir -p $(@D)
+	cc $(STATIC_CFLAGS) -o $@ $<
+
+# Go, which the product itself does without.
+$(BUILD)/tools/go:
+	@mkdir -p $(@D)
+	@if ! command -v go >/dev/null; then \
+	  echo 'installing golang-go with apt-get'; \
+	  apt-get update -q >/dev/null; \
+	  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y -q --no-install-recommends golang-go >/dev/null; \
+	fi
+	@touch $@
+
+# Go asks its module proxy once for each module; one of some eighty answers may get lost.
+.PHONY: conformance-modules
+conformance-modules:
+	@cd test/conformance && { go mod download || { sleep 10; go mod download; } || { sleep 30; go mod download; }; }
+
+# crictl, of the same module at the same version, for test/integration/crictl.test.ts: whoever has no Go goes without.
+$(BUILD)/test/crictl: test/conformance/go.mod test/conformance/go.sum | conformance-modules
+	@mkdir -p $(@D)
+	cd test/conformance && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -ldflags='-s -w' -o $(abspath $@) sigs.k8s.io/cri-tools/cmd/crictl
+
+.PHONY: crictl
+crictl: $(if $(shell command -v go),$(BUILD)/test/crictl)
+
+.PHONY: conformance-programs
+conformance-programs: $(CONFORMANCE)/programs/sh $(CONFORMANCE)/programs/nonewprivs
+
+.PHONY: conformance
+conformance: deps gen parts image node conformance-programs | $(BUILD)/tools/go ## critest against runc and us, and docs/conformance.md
+	node test/conformance/main.ts

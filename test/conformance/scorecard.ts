@@ -1,0 +1,126 @@
+/** docs/conformance.md: every spec, runc beside us. The same results make the same text. */
+import type { Spec } from './critest.ts'
+import type { Outcome, Results } from './results.ts'
+
+/** What is scored, runc first. */
+export const handlers = ['runc', 'kuasar-qemu'] as const
+
+const words: Readonly<Record<Outcome['kind'], string>> = {
+  pass: 'pass',
+  fail: '**fail**',
+  skip: 'skipped',
+  'not-applicable': 'does not apply',
+}
+
+export function scorecard(critest: string, specs: readonly Spec[], all: readonly Results[]): string {
+  const notes = new Notes()
+  const groups = [...Map.groupBy(specs, ({ group }) => group)]
+  const tables = groups.map(([group, members]) => {
+    const rows = members.map((spec) => [spec.name, ...all.map(({ outcomes }) => cell(outcomes[spec.text], notes))])
+    return `## ${group}\n\n${table(['spec', ...all.map(({ handler }) => handler)], rows)}`
+  })
+  const kinds = Object.keys(words).filter(isKind)
+  const counts = all.map(({ handler, outcomes }) => {
+    const of = (kind: Outcome['kind'] | undefined) => specs.filter(({ text }) => outcomes[text]?.kind === kind).length
+    return [handler, ...[...kinds, undefined].map((kind) => String(of(kind)))]
+  })
+  const versions = Object.entries(Object.assign({}, ...all.map(({ versions }) => versions))).map(([name, version]) => `${name} ${String(version)}`)
+  return `${[
+    '# Conformance',
+    `What critest ${critest} says of pods in a sandbox, and of runc's beside them: the same containerd, the same images.\nWritten by \`make conformance\`, which fails when a spec that applies to a sandbox does not pass and nobody has said why.`,
+    `Run with ${versions.join(', ')}.`,
+    table(['handler', ...kinds.map((kind) => words[kind].replaceAll('*', '')), 'not run'], counts),
+    ...explanations,
+    ...tables,
+    notes.text(),
+  ].join('\n\n')}\n`
+}
+
+/** What a scorecard says of a handler: by spec, as `wordOf` puts it. */
+export function claims(card: string, handler: string): ReadonlyMap<string, string> {
+  const found = new Map<string, string>()
+  let [group, column] = ['', -1]
+  for (const line of card.split('\n')) {
+    const [name, ...cells] = line.split(/(?<!\\)\|/).slice(1, -1).map((text) => text.trim())
+    const claim = cells[column]
+    if (line.startsWith('## ')) group = line.slice(3)
+    else if (name === 'spec') column = cells.indexOf(handler)
+    else if (name !== undefined && name !== '---' && group !== '' && claim !== undefined)
+      found.set(`${group}: ${name.replaceAll(String.raw`\|`, '|')}`, claim.replace(/ \[\d+\]$/, ''))
+  }
+  return found
+}
+
+export const wordOf = ({ kind }: Outcome): string => words[kind]
+
+const explanations = [
+  `- **does not apply** is ours, for what is of the host's kernel alone: its processes, IPC, network, AppArmor, SELinux and
+  user ids. Such pods are refused with an error that names the field. Nothing else is left out of a run.
+- **fail** is critest's word. The command fails with every failure but those that \`test/conformance/scope.ts\` explains,
+  and with those too once they pass.
+- **skipped** is critest's own doing; why it does is said below. Where runc passes and a sandbox is skipped, critest asks
+  containerd first what the runtime can do, and containerd 2.1 asks no runtime but runc.
+- \`kuasar-fake\` has no containers, so there is nothing to score; it exists to test the sandboxer.
+- SELinux's specs do not exist for critest on a machine without SELinux.
+
+What stands in for what critest names, since no registry is reached; runc and sandboxes get the same
+(\`test/conformance/images.ts\`):
+
+- Every image is built here from Debian's static busybox and pulled from a registry on the node's loopback. One constant
+  of critest is replaced when it is built: the digest of an image that lies in its authors' registry.
+- \`nginx\` and \`httpd\` are scripts of those names that run busybox's httpd, on the same ports.
+- \`/bin/sh\` is a program that runs a single word itself and leaves all else to busybox, whose static build would run its
+  own \`ls\` in place of the \`/bin/ls\` that a spec masks, and names lines in its errors, which a spec compares.
+- \`pgrep\`, \`ipcs\` and \`ls\` are scripts over \`pidof\`, \`/proc/sysvipc/shm\` and busybox; \`nnp\` is a program that prints its
+  effective user id.`,
+]
+
+function isKind(text: string): text is Outcome['kind'] {
+  return Object.hasOwn(words, text)
+}
+
+function cell(outcome: Outcome | undefined, notes: Notes): string {
+  if (outcome === undefined) return '**not run**'
+  return outcome.reason === '' ? words[outcome.kind] : `${words[outcome.kind]}${notes.reference(outcome.reason)}`
+}
+
+/** Reasons, numbered in the order they come up, each once. */
+class Notes {
+  readonly #reasons: string[] = []
+
+  reference(reason: string): string {
+    const line = stable(reason)
+    const known = this.#reasons.indexOf(line)
+    const index = known >= 0 ? known : this.#reasons.push(line) - 1
+    return ` [${index + 1}]`
+  }
+
+  text(): string {
+    if (this.#reasons.length === 0) return ''
+    return ['## Reasons', '', ...this.#reasons.map((reason, index) => `${index + 1}. ${reason}`)].join('\n')
+  }
+}
+
+const reasonCharsMax = 300
+
+/** One line, without what differs from run to run: ids, times, addresses. */
+function stable(reason: string): string {
+  const line = reason
+    .replaceAll(/\s+/g, ' ')
+    .replaceAll(/\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b/g, 'UUID')
+    .replaceAll(/\b[0-9a-f]{64}\b/g, 'ID')
+    // Of the pods' subnet in run.ts.
+    .replaceAll(/\b10\.89\.\d+\.\d+\b/g, 'POD')
+    .replaceAll(/\b0x[0-9a-f]+\b/g, '0x…')
+    .replaceAll(/\b\d{4}-\d\d-\d\dT[\d:.]+Z?/g, 'TIME')
+    .trim()
+  return line.length > reasonCharsMax ? `${line.slice(0, reasonCharsMax)}…` : line
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  return [head, head.map(() => '---'), ...rows].map(tableLine).join('\n')
+}
+
+function tableLine(cells: readonly string[]): string {
+  return `| ${cells.map((text) => text.replaceAll('|', String.raw`\|`)).join(' | ')} |`
+}

@@ -1,0 +1,59 @@
+/** What the agent makes of its pod's configuration, and what it says when it cannot. */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { AgentNode, missingForAgent } from '#test/support/agent-node.ts'
+
+const missing = missingForAgent()
+if (missing !== undefined) t.bailout(`this machine lacks ${missing}`)
+
+t.setTimeout(120_000)
+
+/** A /proc/sys of the test's own: the machine's is not for trying things out. */
+const sysctl = mkdtempSync(join(tmpdir(), 'kuasar-sysctl-'))
+mkdirSync(join(sysctl, 'net/core'), { recursive: true })
+writeFileSync(join(sysctl, 'net/core/somaxconn'), '128\n')
+t.teardown(() => rmSync(sysctl, { recursive: true }))
+
+t.test('host name, kernel parameters, files and shared memory of the pod', async (t) => {
+  await using node = await AgentNode.start({ paths: { sysctl } }, {
+    hostname: 'web-0',
+    dns: { servers: ['10.96.0.10'], searches: ['default.svc'], options: ['ndots:5'] },
+    sysctls: { 'net.core.somaxconn': '4096' },
+    shmBytes: 8 * 1024 * 1024,
+    hostsLines: ['10.244.0.7\tweb-0.example web-0'],
+    logLevel: 'debug',
+  })
+  t.equal(readFileSync(join(sysctl, 'net/core/somaxconn'), 'utf8'), '4096')
+  using client = await node.container('c', {
+    args: ['/bin/sh', '-c', 'hostname; cat /etc/hostname /etc/hosts /etc/resolv.conf; mount | cat; touch /etc/hosts && echo written; cat /proc/self/oom_score_adj'],
+    readonlyRoot: true,
+  })
+  const { stdout, stderr } = await client.create()
+  await client.start()
+  const text = (await stdout?.text()) ?? ''
+  t.match(text, /^web-0\nweb-0\n127\.0\.0\.1\tlocalhost\n[^]*10\.244\.0\.7\tweb-0\.example web-0\nsearch default\.svc\nnameserver 10\.96\.0\.10\noptions ndots:5\n/)
+  t.match(text, / on \/dev\/shm type tmpfs \(.*nosuid,nodev,noexec.*size=8192k/)
+  t.match(await stderr?.text(), /read-only/i, 'with a read-only root the files are read-only, too')
+  t.match(text, /\n500\n$/, 'the agent\'s own protection from the OOM killer is not handed on')
+  await client.wait()
+  await client.delete()
+  t.match(node.console, /debug: container created/, 'the log level is the sandboxer\'s')
+})
+
+t.test('a parameter that cannot be set ends the agent, which says which', async (t) => {
+  await t.rejects(AgentNode.start({ paths: { sysctl } }, { sysctls: { 'net.no.such': '1' } }), {
+    message: /sysctl net\.no\.such = "1" of the pod cannot be set: the guest's kernel has no .*net\/no\/such[^]*exited with status 1; powering off/,
+  })
+})
+
+t.test('a storage that cannot be mounted ends the agent, which says which', async (t) => {
+  await t.rejects(AgentNode.start({}, { storages: [{ type: 'tmpfs', source: 'tmpfs', target: '/outside', options: [] }] }), {
+    message: /storage tmpfs tmpfs on \/outside: expected a plain path below/,
+  })
+})
+
+t.test('a sandboxer of another protocol version is told so', async (t) => {
+  await t.rejects(AgentNode.start({}, { protocolVersion: 9 }), { message: /speaks version 9 of the guest link, the agent 1; install matching versions/ })
+})

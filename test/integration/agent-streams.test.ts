@@ -1,0 +1,223 @@
+/** The agent's streams with real containers: nothing lost, memory bounded, ends in the right order. */
+import { readFileSync } from 'node:fs'
+import t from 'tap'
+import { AgentNode, missingForAgent } from '#test/support/agent-node.ts'
+import type { OutputStream, TaskClient } from '#test/support/task-client.ts'
+
+const missing = missingForAgent()
+if (missing !== undefined) t.bailout(`this machine lacks ${missing}`)
+
+const MiB = 1024 * 1024
+
+// Under load the machine's two cores are everybody's.
+t.setTimeout(240_000)
+
+const node = await AgentNode.start()
+t.teardown(() => node[Symbol.asyncDispose]())
+
+const sh = (script: string) => ({ args: ['/bin/sh', '-c', script] })
+
+/** Whether Wait has been answered by now, which State tells, too. */
+async function running(client: TaskClient, execId = ''): Promise<boolean> {
+  return (await client.status(execId)) === 'RUNNING'
+}
+
+/** Resolves when the kernel has let the container's init go: it is no longer in /proc but as a zombie, or not at all. */
+async function ended(pid: number): Promise<void> {
+  for (;;) {
+    const state = /^State:\s+(\w)/m.exec(statusOf(pid))?.[1]
+    if (state === undefined || state === 'Z') return
+    await new Promise((wake) => setTimeout(wake, 10))
+  }
+}
+
+/** The process as the test's own PID namespace knows it, found by its pid in the agent's. */
+function statusOf(pid: number): string {
+  try {
+    return readFileSync(node.procPath(pid, 'status'), 'utf8')
+  } catch {
+    return ''
+  }
+}
+
+/** The next bytes until `enough` are there. */
+async function read(stream: OutputStream | undefined, enough: number): Promise<string> {
+  let text = ''
+  while (text.length < enough) text += (await stream?.next())?.toString() ?? ''
+  return text
+}
+
+t.test('input reaches the process, and its end is the half-close', async (t) => {
+  using client = await node.container('stdin', sh('cat; echo end'))
+  const { stdin, stdout } = await client.create({ stdin: true })
+  const { exit } = await client.start()
+  await stdin?.write(Buffer.from('one\n'))
+  await client.calls.CloseIO({ id: 'stdin', stdin: true })
+  await stdin?.write(Buffer.from('two\n'))
+  stdin?.end()
+  t.equal(await stdout?.text(), 'one\ntwo\nend\n', 'CloseIO may overtake what is still on its way')
+  t.equal(await exit, 0)
+  await stdin?.over
+  await stdout?.over
+  t.pass('the agent ends the connections')
+  await client.delete()
+})
+
+t.test('CloseIO alone ends the input', async (t) => {
+  using client = await node.container('closeio', sh('cat; echo end'))
+  const { stdin, stdout } = await client.create({ stdin: true })
+  await client.start()
+  await stdin?.write(Buffer.from('x'))
+  await client.calls.CloseIO({ id: 'closeio', stdin: true })
+  t.equal(await stdout?.text(), 'xend\n')
+  await client.wait()
+  await client.delete()
+})
+
+t.test('a terminal: size, echo, one stream', async (t) => {
+  using client = await node.container('tty', { ...sh('read line; stty size; tty; echo "got $line" >&2'), terminal: true })
+  const { stdin, stdout } = await client.create({ stdin: true, terminal: true })
+  await client.calls.ResizePty({ id: 'tty', width: 100, height: 40 })
+  const { exit } = await client.start()
+  await stdin?.write(Buffer.from('hello\n'))
+  const text = (await stdout?.text()) ?? ''
+  t.match(text, /hello\r\n40 100\r\n\/dev\/.*\r\ngot hello\r\n/)
+  t.equal(await exit, 0)
+  await t.rejects(client.calls.ResizePty({ id: 'tty', width: 1, height: 1 }), { code: 'FAILED_PRECONDITION' })
+  await client.delete()
+})
+
+t.test('a terminal of an exec, sized before its start', async (t) => {
+  using client = await node.container('exectty', sh('sleep 1000'))
+  await client.create()
+  await client.start()
+  const exec = await client.exec('e', ['/bin/sh', '-c', 'stty size; cat >/dev/null'], { terminal: true, stdin: true, size: [50, 20] })
+  await exec.stdin?.write(Buffer.from('\x04'))
+  t.match(await exec.stdout?.text(), /20 50\r\n/)
+  t.equal(await exec.exit, 0)
+  await client.delete('e')
+  await t.rejects(client.calls.ResizePty({ id: 'exectty', width: 1, height: 1 }), { code: 'FAILED_PRECONDITION', message: /no terminal/ })
+  await client.kill(9)
+  await client.wait()
+  await client.delete()
+})
+
+t.test('Wait is held, and State says RUNNING, until all output is read', async (t) => {
+  using client = await node.container('drain', sh(`dd if=/dev/zero bs=1024 count=5120 2>/dev/null; exit 6`))
+  const { stdout, stderr } = await client.create({ manual: true })
+  const { pid, exit } = await client.start()
+  let done = false
+  void exit.then(() => (done = true))
+  void stderr?.text()
+  let bytes = (await read(stdout, 5 * MiB - 100_000)).length
+  await ended(pid)
+  t.equal(await running(client), true)
+  t.equal(done, false)
+  for (let data = await stdout?.next(); data !== undefined; data = await stdout?.next()) bytes += data.length
+  t.equal(await exit, 6)
+  t.equal(bytes, 5 * MiB)
+  t.ok((stdout?.largestBytes ?? 0) <= 32_768, 'no message is larger than containerd can count')
+  t.equal(await running(client), false)
+  await client.delete()
+})
+
+t.test('a reader that dies loses nothing, also when the container ends meanwhile', async (t) => {
+  const lines = 60_000
+  using client = await node.container('reattach', sh(`seq ${lines}`))
+  const { stdout, stderr } = await client.create({ manual: true })
+  await client.start()
+  void stderr?.text()
+  let consumed = await read(stdout, 100_000)
+  // What containerd had received and not consumed is lost with it.
+  await stdout?.peek()
+  stdout?.drop()
+  t.equal(await running(client), true, 'RUNNING while nobody reads')
+  const second = await client.open('reattach', { stderr: false, manual: true })
+  consumed = merge(consumed, await read(second.stdout, 150_000))
+  second.stdout?.drop()
+  const third = await client.open('reattach', { stderr: false })
+  consumed = merge(consumed, (await third.stdout?.text()) ?? '')
+  t.equal(consumed, Array.from({ length: lines }, (_, index) => `${index + 1}\n`).join(''))
+  t.equal(await client.wait(), 0)
+  const late = await client.open('reattach', { stderr: false })
+  t.equal(await late.stdout?.text(), '', 'a stream that was read to its end ends at once')
+  await client.delete()
+})
+
+t.test('a new reader takes over from one that is still there', async (t) => {
+  using client = await node.container('preempt', sh('echo first; read x; echo second'))
+  const first = await client.create({ stdin: true, manual: true })
+  await client.start()
+  t.match(await read(first.stdout, 6), /first/)
+  const second = await client.open('preempt', { stderr: false })
+  await t.rejects(async () => await first.stdout?.next(), /another reader/)
+  await first.stdin?.write(Buffer.from('\n'))
+  t.match(await second.stdout?.text(), /second\n$/)
+  void first.stderr?.text()
+  t.equal(await client.wait(), 0)
+  await client.delete()
+})
+
+t.test('a daemon that inherits an exec\'s output does not hold its Wait', async (t) => {
+  using client = await node.container('inherit', sh('sleep 1000'))
+  await client.create()
+  await client.start()
+  const exec = await client.exec('e', ['/bin/sh', '-c', 'echo started; sleep 1000 & exit 5'])
+  t.equal(await exec.stdout?.text(), 'started\n')
+  t.equal(await exec.exit, 5)
+  await client.delete('e')
+  await client.kill(9)
+  await client.wait()
+  await client.delete()
+})
+
+t.test('delete gives up output that nobody reads', async (t) => {
+  using client = await node.container('unread', sh('echo never read'))
+  const { stdout, stderr } = await client.create({ manual: true })
+  stdout?.drop()
+  stderr?.drop()
+  const { pid } = await client.start()
+  await ended(pid)
+  t.equal(await running(client), true)
+  t.equal(await client.delete(), 0)
+})
+
+t.test('one gibibyte, with the agent\'s memory bounded', async (t) => {
+  const count = 1024
+  using client = await node.container('gibibyte', sh(`dd if=/dev/zero bs=${MiB} count=${count} 2>/dev/null`))
+  const { stdout, stderr } = await client.create({ manual: true })
+  const { exit } = await client.start()
+  void stderr?.text()
+  let bytes = 0
+  for (let data = await stdout?.next(); data !== undefined; data = await stdout?.next()) bytes += data.length
+  t.equal(bytes, count * MiB)
+  t.equal(await exit, 0)
+  const peakKiB = Number(/VmHWM:\s+(\d+)/.exec(readFileSync(node.procPath(node.agentPid(), 'status'), 'utf8'))?.[1])
+  t.ok(peakKiB < 256 * 1024, `the agent peaked at ${peakKiB} KiB`)
+  await client.delete()
+})
+
+t.test('a process that never reads costs one window, and others go on', async (t) => {
+  using client = await node.container('neverreads', sh('sleep 1000'))
+  const { stdin } = await client.create({ stdin: true })
+  await client.start()
+  const sent = stdin?.write(Buffer.alloc(8 * MiB))
+  const exec = await client.exec('e', ['/bin/echo', 'still here'])
+  t.equal(await exec.stdout?.text(), 'still here\n')
+  t.equal(stdin?.credit, 0, 'no credit beyond what the pipe took')
+  await client.kill(9)
+  t.equal(await client.wait(), 137)
+  await sent
+  t.equal(stdin?.ended, false, 'containerd ends the stream: one that ends under its wait for credit makes it spin')
+  stdin?.end()
+  await stdin?.over
+  await client.delete()
+})
+
+/** At-least-once joined: `again` may repeat the end of `have`, and goes on from there. */
+function merge(have: string, again: string): string {
+  for (let overlap = Math.min(have.length, 131_072); overlap >= 0; overlap--) {
+    if (again.startsWith(have.slice(have.length - overlap))) return have + again.slice(overlap)
+  }
+  return have + again
+}

@@ -1,0 +1,95 @@
+/**
+ * What only a real guest's kernel can show, through stock containerd's CRI: its cgroups, terminals and
+ * namespaces. What a load does is in load.test.ts.
+ */
+import t from 'tap'
+import { idle, inside, startKuasar } from '#test/support/kuasar.ts'
+
+t.setTimeout(900_000)
+
+const kuasar = await startKuasar()
+t.teardown(() => kuasar[Symbol.asyncDispose]())
+const pod = await kuasar.pod('guest')
+const idler = await pod.run({ name: 'idler', ...idle })
+
+const MiB = 1024 * 1024
+
+t.test('exec: output, exit codes, a command that is not there', async (t) => {
+  t.match(await idler.execSync(['sh', '-c', 'echo out; echo err >&2; exit 3']), { stdout: 'out\n', stderr: 'err\n', exitCode: 3 })
+  await t.rejects(idler.execSync(['no-such-command']), { message: /exec: "no-such-command": executable file not found in \$PATH/ })
+  await t.rejects(idler.execSync(['/etc']), { message: /exec: "\/etc": permission denied/ })
+})
+
+t.test('exec: a time limit ends it', async (t) => {
+  await t.rejects(idler.execSync(['sleep', '1000'], 1), { message: /deadline|timed? ?out/i })
+  t.notMatch(await inside(idler, 'ps'), /sleep 1000/)
+})
+
+t.test('a terminal: size, input, exit code', async (t) => {
+  // Size and input take different ways and may overtake each other; of a terminal without a size busybox says nothing, and exits with 0.
+  const script = 'read line; i=0; until [ "$(stty size 2>/dev/null)" = "31 91" ] || [ $i = 100 ]; do i=$((i+1)); sleep 0.1; done; stty size; echo "got $line"; exit 4'
+  const terminal = await idler.exec(['sh', '-c', script], { stdin: true, tty: true })
+  terminal.resize({ columns: 91, rows: 31 })
+  terminal.write('hello\n')
+  const { stdout, exitCode } = await terminal.done
+  t.match(stdout, /31 91\r\ngot hello\r\n/)
+  t.equal(exitCode, 4)
+})
+
+t.test('standard input of a stream, to its end', async (t) => {
+  const exec = await idler.exec(['sh', '-c', 'head -c 3000000 | md5sum'], { stdin: true })
+  exec.write(Buffer.alloc(3_000_000, 'x'))
+  const { stdout } = await exec.done
+  t.equal(stdout, await kuasar.sh('head -c 3000000 /dev/zero | tr "\\0" x | md5sum'))
+})
+
+t.test('stats come from the guest\'s cgroup', async (t) => {
+  const { memory, cpu } = await idler.stats()
+  t.ok(Number(memory?.usageBytes?.value) > 0)
+  t.ok(Number(cpu?.usageCoreNanoSeconds?.value) > 0)
+})
+
+t.test('limits are the container\'s own, and can be changed', async (t) => {
+  const limited = await pod.run({ name: 'limited', ...idle, resources: { memoryLimitInBytes: 48 * MiB, cpuQuota: 50_000, cpuPeriod: 100_000 } })
+  t.equal(await inside(limited, 'cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max'), `${48 * MiB}\n50000 100000`)
+  await limited.update({ memoryLimitInBytes: 64 * MiB, cpuQuota: 80_000, cpuPeriod: 100_000 })
+  t.equal(await inside(limited, 'cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max'), `${64 * MiB}\n80000 100000`)
+  await limited.stop(0)
+})
+
+t.test('memory beyond the limit: OOMKilled, whoever was struck', async (t) => {
+  const resources = { memoryLimitInBytes: 24 * MiB }
+  const itself = await pod.run({ name: 'greedy', command: ['dd', 'if=/dev/zero', 'of=/dev/null', 'bs=100M', 'count=1'], resources })
+  t.match(await itself.exited(), { exitCode: 137, reason: 'OOMKilled' })
+  const child = await pod.run({ name: 'greedy-child', command: ['sh', '-c', 'dd if=/dev/zero of=/dev/null bs=100M count=1; exit 6'], resources })
+  t.match(await child.exited(), { exitCode: 6, reason: 'OOMKilled' })
+  t.match(await idler.status(), { state: 'CONTAINER_RUNNING' })
+})
+
+t.test('PID namespaces: private, of the pod, of another container', async (t) => {
+  t.match(await inside(idler, 'tr "\\0" " " </proc/1/cmdline'), /^sh -c trap/, 'private: its own init is process 1')
+  const debug = await pod.run({ name: 'debug', ...idle, security: { namespaceOptions: { pid: 'TARGET', targetId: idler.id } } })
+  t.equal(await inside(debug, 'readlink /proc/1/ns/pid'), await inside(idler, 'readlink /proc/1/ns/pid'))
+  await debug.stop(0)
+  const shared = await kuasar.containerd.cri.runPod({ name: 'shared', linux: { securityContext: { namespaceOptions: { pid: 'POD' } } } }, 'kuasar-qemu')
+  const pids = { namespaceOptions: { pid: 'POD' } } as const
+  const one = await shared.run({ name: 'one', command: ['sleep', '1111'], security: pids })
+  const two = await shared.run({ name: 'two', ...idle, security: pids })
+  t.match(await inside(two, 'ps'), /init pause|pause[\s\S]*sleep 1111/)
+  await one.stop(0)
+  t.match(await one.status(), { state: 'CONTAINER_EXITED', exitCode: 137 })
+  await shared.remove()
+})
+
+t.test('a graceful stop gets its exit code; the last words are kept', async (t) => {
+  const polite = await pod.run({ name: 'polite', command: ['sh', '-c', 'trap "echo bye; exit 9" TERM; echo up; while :; do sleep 0.1; done'] })
+  await polite.outputMatching(/up/)
+  await polite.stop(30)
+  t.match(await polite.status(), { exitCode: 9 })
+  t.match(await polite.output(), /bye/)
+})
+
+t.test('the pod leaves nothing', async (t) => {
+  await pod.remove()
+  t.strictSame(await kuasar.leaks(), [])
+})

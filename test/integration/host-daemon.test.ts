@@ -1,0 +1,148 @@
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import t from 'tap'
+import type { MessageIn } from '#shared/rpc/any.ts'
+import { Daemon } from '#test/host/daemon.ts'
+
+type PodConfig = MessageIn<'runtime.v1.PodSandboxConfig'>
+
+const namespaces = (options: object): PodConfig => ({ linux: { securityContext: { namespaceOptions: options } } })
+const failing = (failure: string): PodConfig => ({ annotations: { 'io.kuasar.fake.fail': failure } })
+
+t.test('a pod from Create to Shutdown', async (t) => {
+  await using daemon = await Daemon.start()
+  const { controller } = daemon
+  daemon.ids.add('a1')
+  const started = await daemon.run('a1', { metadata: { name: 'web', namespace: 'shop', uid: 'u', attempt: 0 } })
+  t.match(started, { sandboxId: 'a1', pid: 0, version: 3, address: `ttrpc+unix://${daemon.dir}/sandboxes/a1/task.sock` })
+  t.not(started.createdAt, null)
+  const status = await controller.Status({ sandboxId: 'a1', verbose: true })
+  t.match(status, { state: 'SANDBOX_READY', address: started.address, version: 3, pid: 0 })
+  t.match(JSON.parse(status.info['info'] ?? ''), { state: 'ready', agent: { version: 'fake' } })
+  t.match(await controller.Platform({ sandboxId: 'a1' }), { platform: { os: 'linux', architecture: 'amd64' } })
+  t.match(await controller.Metrics({ sandboxId: 'a1' }), { metrics: { id: 'a1', data: { type_url: 'io.containerd.cgroups.v2.Metrics' } } })
+  await controller.Update({ sandboxId: 'a1', fields: ['labels'] })
+  await t.rejects(controller.Update({ sandboxId: 'a1', fields: ['extensions'], sandbox: { extensions: { 'updated-resources': { type_url: '', value: Buffer.alloc(0) } } } }), { code: 'UNIMPLEMENTED' })
+  const waiting = controller.Wait({ sandboxId: 'a1' })
+  await controller.Stop({ sandboxId: 'a1' })
+  t.match(await waiting, { exitStatus: 0 })
+  t.match(await controller.Status({ sandboxId: 'a1' }), { state: 'SANDBOX_NOTREADY' })
+  t.match(await controller.Wait({ sandboxId: 'a1' }), { exitStatus: 0 }, 'answers at once')
+  await controller.Stop({ sandboxId: 'a1' })
+  await controller.Shutdown({ sandboxId: 'a1' })
+  await controller.Shutdown({ sandboxId: 'a1' })
+  await controller.Stop({ sandboxId: 'a1' })
+  await t.rejects(controller.Status({ sandboxId: 'a1' }), { code: 'NOT_FOUND' })
+  await t.rejects(controller.Wait({ sandboxId: 'a1' }), { code: 'NOT_FOUND' })
+  t.same(await daemon.leftovers(), [])
+})
+
+t.test('what cannot be is refused at Create, and leaves nothing', async (t) => {
+  await using daemon = await Daemon.start()
+  await t.rejects(daemon.create('b', namespaces({ network: 'NODE' })), { code: 'INVALID_ARGUMENT', message: /hostNetwork.*cannot share the host's network namespace; remove the field/ })
+  await t.rejects(daemon.create('b', namespaces({ pid: 'NODE', ipc: 'NODE' })), { code: 'INVALID_ARGUMENT', message: /hostPID, hostIPC/ })
+  await t.rejects(daemon.create('b', namespaces({ usernsOptions: { mode: 'POD' } })), { code: 'INVALID_ARGUMENT', message: /hostUsers: false/ })
+  await t.rejects(daemon.create('b', {}, 'kuasar-none'), { code: 'INVALID_ARGUMENT', message: /no backend is configured for the sandboxer "kuasar-none": add a table \[backends\.kuasar-none\]/ })
+  await t.rejects(daemon.create('../b'), { code: 'INVALID_ARGUMENT', message: /sandbox id "..\/b" is not an identifier/ })
+  await t.rejects(daemon.create('x'.repeat(77)), { code: 'INVALID_ARGUMENT' })
+  await t.rejects(daemon.controller.Create({ sandboxId: 'b', sandboxer: 'kuasar-fake' }), { code: 'INVALID_ARGUMENT', message: /without options/ })
+  await t.rejects(
+    daemon.controller.Create({ sandboxId: 'b', sandboxer: 'kuasar-fake', options: { type_url: 'something.Else', value: Buffer.alloc(0) } }),
+    { code: 'INVALID_ARGUMENT', message: /expected a runtime.v1.PodSandboxConfig, got "something.Else"/ },
+  )
+  await t.rejects(daemon.controller.Start({ sandboxId: 'b' }), { code: 'NOT_FOUND' })
+  t.same(await daemon.leftovers(), [])
+  await daemon.create('b', namespaces({ usernsOptions: { mode: 'NODE' } }))
+  await t.rejects(daemon.create('b'), { code: 'ALREADY_EXISTS' })
+  await t.rejects(daemon.controller.Metrics({ sandboxId: 'b' }), { code: 'FAILED_PRECONDITION', message: /sandbox b is created/ })
+  await daemon.controller.Shutdown({ sandboxId: 'b' })
+  t.same(await daemon.leftovers(), [])
+})
+
+t.test('a failed Start says where, why and what the console said, and undoes everything', async (t) => {
+  await using daemon = await Daemon.start({ kind: 'fake-shared', more: '[limits]\nstart_ms = 2000' })
+  const cases = [
+    ['launch', 'launch', /the fake backend fails the launch/],
+    ['hello', 'hello', /the guest's agent did not say hello within 2000 ms\nlast lines of the guest's console:\n  fake guest: booting\n  fake guest: will not say hello/],
+    ['ready', 'ready', /did not say ready within 2000 ms[^]*fake guest: hello/],
+    ['exit', 'ready', /the fake guest ended, as its pod asked/],
+  ] as const
+  for (const [failure, step, message] of cases) {
+    const id = `f-${failure}`
+    daemon.ids.add(id)
+    const error: unknown = await daemon.run(id, failing(failure)).catch((thrown: unknown) => thrown)
+    t.match(error, { message: new RegExp(`sandbox ${id}: start failed at step ${step}: `) })
+    t.match(error, { message })
+    t.same(await daemon.leftovers(), [], `${failure}: nothing left`)
+    await t.rejects(daemon.controller.Status({ sandboxId: id }), { code: 'NOT_FOUND' })
+  }
+  daemon.ids.add('f-hello')
+  t.match(await daemon.run('f-hello'), { version: 3 }, 'its name can be used again')
+  await daemon.remove('f-hello')
+  t.same(await daemon.leftovers(), [])
+})
+
+t.test('a Start that is given up, stopped or shut down on its way is undone', async (t) => {
+  await using daemon = await Daemon.start({ backend: 'processes = true' })
+  const waitingForHello = async (id: string) => {
+    while (!(await daemon.admin.Console({ id })).lines.includes('fake guest: will not say hello'));
+  }
+  for (const [id, end] of [
+    ['g-abort', undefined],
+    ['g-stop', () => daemon.controller.Stop({ sandboxId: 'g-stop' })],
+    ['g-shut', () => daemon.controller.Shutdown({ sandboxId: 'g-shut' })],
+  ] as const) {
+    daemon.ids.add(id)
+    await daemon.create(id, failing('hello'))
+    const abort = new AbortController()
+    const starting = daemon.controller.Start({ sandboxId: id }, { signal: abort.signal }).catch((error: unknown) => error)
+    await waitingForHello(id)
+    if (end === undefined) abort.abort()
+    else await end()
+    t.match(await starting, { code: 'CANCELLED' })
+    while ((await daemon.admin.List({})).sandboxes.length > 0);
+    t.same(await daemon.leftovers(), [], id)
+  }
+})
+
+t.test('a guest that does not shut down is killed', async (t) => {
+  await using daemon = await Daemon.start({ backend: 'processes = true', more: '[limits]\nstop_grace_ms = 100\nstop_ms = 200' })
+  daemon.ids.add('h')
+  await daemon.run('h', failing('shutdown'))
+  t.equal((await daemon.guests()).length, 1)
+  await daemon.controller.Shutdown({ sandboxId: 'h' })
+  t.same(await daemon.leftovers(), [], 'Shutdown alone stops what runs')
+})
+
+t.test('admin shows pods, records without what is secret, consoles and traces', async (t) => {
+  await using daemon = await Daemon.start()
+  await daemon.run('abc', { metadata: { name: 'web', namespace: 'shop', uid: 'u', attempt: 0 } })
+  t.match(await daemon.admin.List({}), { sandboxes: [{ id: 'abc', backend: 'kuasar-fake', state: 'ready', podName: 'web', podNamespace: 'shop' }] })
+  t.match(JSON.parse((await daemon.admin.Inspect({ id: 'ab' })).record), { id: 'abc', owned: [{ kind: 'directory' }, {}] })
+  t.match(await daemon.admin.Console({ id: 'abc' }), { lines: ['fake guest: booting', 'fake guest: hello'] })
+  const { spans } = await daemon.admin.Trace({ id: 'abc' })
+  t.match(new Set(spans.map(({ name }) => name)), new Set(['directory', 'cgroup', 'link', 'launch', 'guest', 'guest.kernel', 'guest.init', 'ready', 'start']))
+  for (const { name, startNanos, endNanos } of spans) t.ok(BigInt(endNanos) >= BigInt(startNanos), `${name} ends after its start`)
+  await t.rejects(daemon.admin.Inspect({ id: 'b' }), { code: 'NOT_FOUND' })
+  const ctl = (...args: string[]) => promisify(execFile)(process.execPath, [fileURLToPath(new URL('../../host/ctl/main.ts', import.meta.url)), '--socket', daemon.adminSocket, ...args])
+  t.match((await ctl('list')).stdout, /^SANDBOX +STATE +BACKEND +PID +AGE +POD\nabc +ready +kuasar-fake +- +\d+s +shop\/web\n$/)
+  t.match((await ctl('trace', 'abc')).stdout, /launch .*█|▏/)
+  await t.rejects(ctl('inspect', 'nope'), { code: 1, stderr: /kuasarctl: .*no sandbox has the id "nope"/ })
+})
+
+t.test('SIGTERM ends it without an answer to anyone', async (t) => {
+  await using daemon = await Daemon.start()
+  await daemon.run('w')
+  const waiting = daemon.controller.Wait({ sandboxId: 'w' }).catch((error: unknown) => error)
+  await daemon.controller.Status({ sandboxId: 'w' })
+  await daemon.signal('SIGTERM')
+  t.match(await waiting, { code: 'UNAVAILABLE' }, 'which containerd takes for "ask again"')
+})
+
+t.test('two sandboxers of one directory', async (t) => {
+  await using daemon = await Daemon.start()
+  const second = promisify(execFile)(process.execPath, [fileURLToPath(new URL('../../host/main.ts', import.meta.url)), '--config', `${daemon.dir}/config.toml`])
+  await t.rejects(second, { code: 78, stderr: new RegExp(`another sandboxer \\(process ${daemon.pid}\\) works in ${daemon.dir}: end it first`) })
+  t.match(await daemon.run('still'), { version: 3 })
+})

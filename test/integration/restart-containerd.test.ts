@@ -1,0 +1,92 @@
+/** containerd is restarted under containers that print, that end meanwhile, and that wait for input. */
+import { existsSync } from 'node:fs'
+import { mkdir, readFile, stat, writeFile } from 'node:fs/promises'
+import t from 'tap'
+import type { Container } from '#test/cri/container.ts'
+import { until } from '#test/support/faults.ts'
+import { microvm, startKuasar } from '#test/support/kuasar.ts'
+import { delivery, printNumbered } from '#test/support/numbered.ts'
+
+/** Lines the flood prints at a stretch: more than all buffers on the way hold together. */
+const stretch = 60_000
+/** Of the container that ends meanwhile: more than containerd's window, less than the agent keeps while it is away. */
+const lastWords = 30_000
+
+const kuasar = await startKuasar()
+t.teardown(() => kuasar[Symbol.asyncDispose]())
+const { node, containerd } = kuasar
+const { cri } = containerd
+const pod = await cri.runPod({ name: 'printers' }, microvm)
+
+/** Prints stretch after stretch until /signal/stop is there, then its last number into /signal/last. */
+const flood = [
+  'last=0',
+  'while [ ! -e /signal/stop ]; do',
+  `  seq -w $(printf %07d $((last + 1))) $((last + ${stretch}))`,
+  `  last=$((last + ${stretch}))`,
+  '  sleep 0.05',
+  'done',
+  'echo $last > /signal/last',
+  'exit 5',
+].join('\n')
+
+const untilThere = (path: string): string => `until [ -e ${path} ]; do sleep 0.1; done`
+
+const whole = { lost: [], foreign: [], fragments: 0, repeated: 0 }
+const words = async (container: Container): Promise<string[]> => (await container.log()).map(({ text }) => text)
+
+for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
+  t.test(`${signal} under a flood of output, with a container that exits meanwhile`, async (t) => {
+    const host = `/scratch/${signal}`
+    await mkdir(node.path(host))
+    const mounts = [{ hostPath: host, containerPath: '/signal' }]
+    const floods = await pod.create({ name: `floods-${signal}`, mounts, command: ['sh', '-c', flood] })
+    const ends = await pod.run({
+      name: `ends-${signal}`,
+      mounts,
+      command: ['sh', '-c', `${untilThere('/signal/go')}; ${printNumbered(lastWords)}; touch /signal/done; exit 6`],
+    })
+    const echoes = await pod.run({ name: `echoes-${signal}`, stdin: true, command: ['cat'] })
+    await floods.start()
+    const { logPath } = await floods.status()
+    await until('the flood has begun', async () => (await stat(node.path(logPath))).size > 0)
+
+    await containerd.stop(signal)
+    await writeFile(node.path(`${host}/go`), '')
+    await until('the other container has printed its last words', async () => existsSync(node.path(`${host}/done`)))
+    const startMs = performance.now()
+    await containerd.start()
+    t.comment(`CRI was ready ${Math.round(performance.now() - startMs)} ms after containerd's start`)
+
+    t.equal((await pod.status()).state, 'SANDBOX_READY')
+    t.match(await echoes.status(), { state: 'CONTAINER_RUNNING' })
+    t.match(await ends.exited(), { exitCode: 6 }, 'its true exit code')
+    t.strictSame(delivery(await words(ends), lastWords), whole, 'all of its last words')
+
+    t.match(await floods.status(), { state: 'CONTAINER_RUNNING' }, 'the flood is under way still')
+    await writeFile(node.path(`${host}/stop`), '')
+    t.match(await floods.exited(), { exitCode: 5 })
+    const last = Number(await readFile(node.path(`${host}/last`), 'utf8'))
+    const { lost, foreign, fragments, repeated } = delivery(await words(floods), last)
+    t.strictSame({ lost, foreign }, { lost: [], foreign: [] }, `${last} lines of the flood, none lost`)
+    t.ok(fragments <= 1, 'a line may be sent again from its middle once')
+    t.comment(`${repeated} lines came twice`)
+
+    const stream = await echoes.attach({ stdin: true })
+    stream.write('still there\n')
+    await stream.output((stdout) => stdout === 'still there\n')
+    stream.close()
+    t.match(await echoes.execSync(['echo', 'exec']), { stdout: 'exec\n', exitCode: 0 })
+    for (const container of [floods, ends, echoes]) {
+      await container.stop(0)
+      await container.remove()
+    }
+  })
+}
+
+t.test('what is left', async (t) => {
+  const after = await pod.run({ command: ['sh', '-c', 'echo after'] })
+  await after.outputMatching(/after/)
+  await pod.remove()
+  t.strictSame(await kuasar.leaks(), [])
+})

@@ -1,0 +1,179 @@
+/** Stock containerd's configuration in a node: the stock defaults, and what an external sandboxer needs. */
+
+import { readFileSync } from 'node:fs'
+import { readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { stringify } from 'smol-toml'
+import { connectCri, type Cri } from '#test/cri/client.ts'
+import { images } from '#test/images/catalog.ts'
+import { cniConfig, type CniNetwork, scriptPlugin } from './cni.ts'
+import type { TestNode } from './node.ts'
+import { podCgroups } from './pod-cgroup.ts'
+import { checkout, inside } from './paths.ts'
+import { poll } from './poll.ts'
+import type { Service, ServiceExit } from './service.ts'
+
+export interface ContainerdOptions {
+  /** Default `info`. */
+  readonly logLevel?: 'trace' | 'debug' | 'info' | 'warn' | 'error'
+  /** The runtime handlers that are sandboxers behind one socket. Default `kuasar-qemu` and `kuasar-fake`. */
+  readonly sandboxers?: readonly string[]
+  /** `fifo` only shows what containerd and the sandboxer make of the unsupported kind. Default `streaming`. */
+  readonly ioType?: 'streaming' | 'fifo'
+  /** Hands limits of huge pages on, which containerd does not by default. */
+  readonly hugepages?: boolean
+  /** Default overlayfs. */
+  readonly snapshotter?: 'overlayfs' | 'native' | 'erofs'
+  /** Directory of hosts.toml files that say how registries are reached. Default: as their names say. */
+  readonly registryHosts?: string
+  /** What pods are connected to. Default: a bridge. */
+  readonly network?: CniNetwork
+}
+
+/** CRI's streaming server (exec, attach, port-forward) listens here; every node has a network of its own. */
+export const streamPort = 10_010
+
+/** The handlers a node offers beside `runc`. */
+export const sandboxers = ['kuasar-qemu', 'kuasar-fake'] as const
+
+export const containerdConfigPath = '/etc/containerd/config.toml'
+export const cniConfigPath = '/etc/cni/net.d/10-node.conflist'
+
+/** Where the host part keeps its stub shims. */
+const shimDir = 'host/shim'
+
+/** Snapshotters and differs that need a device, a file system or a kernel module no node has. */
+const absentPlugins = ['blockfile', 'btrfs', 'devmapper', 'zfs'].map((name) => `io.containerd.snapshotter.v1.${name}`)
+
+/** config.toml, version 3. */
+export function containerdConfig(options: ContainerdOptions = {}): string {
+  const names = options.sandboxers ?? sandboxers
+  const runtime = (name: string) => ({
+    runtime_type: `io.containerd.${name}.v1`,
+    sandboxer: name,
+    io_type: options.ioType ?? 'streaming',
+    privileged_without_host_devices: true,
+    pod_annotations: ['io.kuasar.*'],
+  })
+  return stringify({
+    version: 3,
+    disabled_plugins: absentPlugins,
+    debug: { level: options.logLevel ?? 'info' },
+    proxy_plugins: Object.fromEntries(
+      names.map((name) => [name, { type: 'sandbox', address: inside.sandboxerSocket }]),
+    ),
+    plugins: {
+      'io.containerd.cri.v1.images': {
+        snapshotter: options.snapshotter ?? 'overlayfs',
+        pinned_images: { sandbox: images.pause },
+        registry: { config_path: options.registryHosts ?? '' },
+      },
+      'io.containerd.cri.v1.runtime': {
+        restrict_oom_score_adj: !mayLowerOomScore(),
+        disable_hugetlb_controller: options.hugepages !== true,
+        containerd: {
+          default_runtime_name: 'runc',
+          runtimes: {
+            runc: { runtime_type: 'io.containerd.runc.v2', sandboxer: 'podsandbox', pod_annotations: ['io.kuasar.*'] },
+            ...Object.fromEntries(names.map((name) => [name, runtime(name)])),
+          },
+        },
+      },
+      'io.containerd.grpc.v1.cri': { stream_server_address: '127.0.0.1', stream_server_port: String(streamPort) },
+    },
+  })
+}
+
+/** Without CAP_SYS_RESOURCE (capabilities(7), 24) runc dies on the -998 that containerd gives a pod's first process. */
+function mayLowerOomScore(): boolean {
+  const effective = /^CapEff:\s+(\w+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'
+  return (BigInt(`0x${effective}`) & (1n << 24n)) !== 0n
+}
+
+export interface Containerd extends AsyncDisposable {
+  /** Connected to this containerd, over restarts. */
+  readonly cri: Cri
+  /** The process that runs now, or ran last. */
+  readonly service: Service
+  stop(signal?: NodeJS.Signals): Promise<ServiceExit>
+  /** Starts it again after stop, with these options if given. Resolves when CRI is ready. */
+  start(options?: ContainerdOptions): Promise<void>
+  restart(signal?: NodeJS.Signals): Promise<void>
+  /** Connects the pods to come to another network. Resolves when containerd has taken it up. */
+  setNetwork(network: CniNetwork): Promise<void>
+}
+
+/** CRI waits for what it recovers; a guest that does not answer can hold it for 100 s. */
+const readyMsMax = 150_000
+
+/** Starts containerd in a node and waits until CRI is ready. */
+export async function startContainerd(node: TestNode, options: ContainerdOptions = {}): Promise<Containerd> {
+  await writeFile(node.path(cniConfigPath), cniConfig(options.network))
+  await linkInto(node)
+  const cri = connectCri(node.path(inside.containerdSocket), {
+    readFile: (path) => readFile(node.path(path), 'utf8'),
+    forward: (port) => node.forward(port),
+    cgroups: podCgroups(node),
+  })
+  let current = options
+  const start = async () => {
+    await writeFile(node.path(containerdConfigPath), containerdConfig(current))
+    return node.start({ name: 'containerd', command: 'containerd', args: [], ready: () => criReady(cri), readyMsMax })
+  }
+  let service = await start()
+  const containerd: Containerd = {
+    cri,
+    get service() {
+      return service
+    },
+    stop: (signal) => service.stop(signal),
+    async start(again = current) {
+      current = again
+      service = await start()
+    },
+    async restart(signal) {
+      await service.stop(signal)
+      service = await start()
+    },
+    async setNetwork(network) {
+      await writeFile(node.path(cniConfigPath), cniConfig(network))
+      const taken = await poll(readyMsMax, async () => ((await cniOf(cri)) === cniConfig(network) ? true : undefined))
+      if (taken !== true) throw new Error(`containerd has not taken up the network:\n${await cniOf(cri)}`)
+    },
+    async [Symbol.asyncDispose]() {
+      cri.close()
+      await service.stop()
+    },
+  }
+  return containerd
+}
+
+async function criReady(cri: Cri): Promise<boolean> {
+  try {
+    const { status } = await cri.runtime.Status({}, { timeoutMs: 1000 })
+    return status?.conditions.every((condition) => condition.status) ?? false
+  } catch {
+    return false
+  }
+}
+
+/** The network's configuration, as containerd last read it. */
+async function cniOf(cri: Cri): Promise<string> {
+  const { info } = await cri.runtime.Status({ verbose: true })
+  const { Networks: networks }: { readonly Networks?: readonly { readonly Config: { readonly Source: string } }[] } = JSON.parse(info['cniconfig'] ?? '{}')
+  return networks?.at(-1)?.Config.Source ?? ''
+}
+
+/** Puts the sandboxers' stub shims on PATH, which containerd looks up when it restarts, and the tests' CNI plugin in place. */
+async function linkInto(node: TestNode): Promise<void> {
+  const shims = await readdir(join(checkout, shimDir)).catch(() => [])
+  const links = [
+    ...shims.filter((entry) => entry.startsWith('containerd-shim-')).map((entry) => [`/usr/local/bin/${entry}`, `${shimDir}/${entry}`] as const),
+    [`/usr/lib/cni/${scriptPlugin}`, 'test/node/cni-script.ts'] as const,
+  ]
+  for (const [path, target] of links) {
+    const link = node.path(path)
+    await rm(link, { force: true })
+    await symlink(`${inside.checkout}/${target}`, link)
+  }
+}

@@ -1,0 +1,73 @@
+/** Port-forward without a machine: the host's half and the guest's, joined by unix sockets in place of a vsock. */
+import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { connect, createServer, type Server, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Test } from 'tap'
+import { Forwards } from '#guest/forward/forwards.ts'
+import { createForwards } from '#host/forward/forwards.ts'
+import { silentLog } from '#shared/log.ts'
+import { createFakeOs } from '#shared/os/fake.ts'
+
+const netnsPath = '/run/netns/pod'
+
+export interface ForwardWorld {
+  /** What containerd does: dials `localhost:port` inside the pod's namespace. */
+  dial(port: number): Promise<Socket>
+  /** Connections to the guest that are open. */
+  readonly carriers: ReadonlySet<Socket>
+  close(): void
+}
+
+/** @param guest in place of the agent's service */
+export async function forwardWorld(t: Test, guest?: (carrier: Socket) => void): Promise<ForwardWorld> {
+  const forwards = new Forwards(silentLog)
+  const dir = await mkdtemp(join(tmpdir(), 'kuasar-forward-'))
+  const path = join(dir, 'vsock')
+  const carriers = new Set<Socket>()
+  const agent = createServer((carrier) => {
+    carriers.add(carrier)
+    carrier.on('error', () => {}).once('close', () => carriers.delete(carrier))
+    if (guest === undefined) forwards.accept(carrier)
+    else guest(carrier)
+  })
+  agent.listen(path)
+  await once(agent, 'listening')
+  const os = createFakeOs()
+  const dial = async (_: number, signal: AbortSignal) => {
+    const carrier = connect({ path })
+    carrier.on('error', () => {})
+    await once(carrier, 'connect', { signal })
+    return carrier.pause()
+  }
+  const opened = await createForwards(os.localhost).open({ netnsPath, dial, log: silentLog })
+  const close = () => opened[Symbol.dispose]()
+  t.teardown(async () => {
+    close()
+    for (const carrier of carriers) carrier.destroy()
+    agent.close()
+    await os[Symbol.asyncDispose]()
+    await rm(dir, { recursive: true })
+  })
+  return { dial: (port) => os.localhost.connect(netnsPath, port), carriers, close }
+}
+
+/** A server of the pod's. Answers its port; its connections may be half-open. */
+export async function serve(t: Test, onConnection: (socket: Socket) => void, host = '127.0.0.1'): Promise<number> {
+  const sockets = new Set<Socket>()
+  const server: Server = createServer({ allowHalfOpen: true }, (socket) => {
+    sockets.add(socket)
+    socket.on('error', () => {}).once('close', () => sockets.delete(socket))
+    onConnection(socket)
+  })
+  server.listen(0, host)
+  await once(server, 'listening')
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  })
+  const address = server.address()
+  if (typeof address !== 'object' || address === null) throw new Error('a listening server has no address')
+  return address.port
+}

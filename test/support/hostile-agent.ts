@@ -1,0 +1,213 @@
+/**
+ * An agent that means harm: says Hello and Ready as every agent does, then asks for what is not its own, breaks the
+ * protocol in every way, floods its sandboxer, and answers whoever calls it with noise. The pod's first DNS search name
+ * is another sandbox's container. What came of each attack is a line "attack NAME: …" on the console; the other half is
+ * test/integration/hostile.test.ts.
+ */
+import { once } from 'node:events'
+import type { Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { startupSnapshot } from 'node:v8'
+import { loadGuestRpc } from '#guest/rpc.ts'
+import { PROTOCOL_VERSION } from '#guest/version.ts'
+import { RuntimeError, explain } from '#shared/errors.ts'
+import { LINK_PORT } from '#shared/link-port.ts'
+import { CID_HOST, VSOCK_WRITE_BYTES_MAX } from '#shared/os/contract.ts'
+import { createNativeOs } from '#shared/os/native.ts'
+import type { ServiceTypesOf } from '#shared/rpc/services.ts'
+import { TtrpcClient } from '#shared/ttrpc/client.ts'
+import { encodeMethod, encodeMetadata, requestSize, writeRequest } from '#shared/ttrpc/envelope.ts'
+import { frameHeaderBytes, frameType, writeFrameHeader } from '#shared/ttrpc/frame.ts'
+import type { Handlers } from '#shared/ttrpc/method.ts'
+import { TtrpcServer } from '#shared/ttrpc/server.ts'
+import { random } from './random.ts'
+
+const AGENT_PORT = 1024
+
+/** How long each flood lasts, and how long an end of a connection is awaited. */
+const FLOOD_MS = 5000
+const CLOSE_MS_MAX = 20_000
+
+const os = createNativeOs()
+const rpc = loadGuestRpc()
+
+const boottime = () => String(os.processes.bootTimeNanos())
+
+async function dial() {
+  const socket = await os.vsock.connect({ cid: CID_HOST, port: LINK_PORT })
+  const client = new TtrpcClient(socket, { writeBytesMax: VSOCK_WRITE_BYTES_MAX })
+  return { client, calls: client.calls(rpc.host) }
+}
+
+const hello = (resumed: boolean) => ({
+  protocolVersion: PROTOCOL_VERSION,
+  agentVersion: 'a'.repeat(100_000),
+  kernelVersion: 'k\n\u001b[31m'.repeat(10_000),
+  resumed,
+  boot: Array.from({ length: 10_000 }, (_, index) => ({ name: `mark-${index}`, boottimeNanos: '18446744073709551615' })),
+  boottimeNanos: '18446744073709551615',
+})
+
+/** A connection of which only its socket is known. */
+async function raw(): Promise<Socket> {
+  const socket = await os.vsock.connect({ cid: CID_HOST, port: LINK_PORT })
+  socket.on('error', () => {})
+  return socket
+}
+
+/** Writes as fast as the other side takes it, in pieces that a vsock carries whole; until `ms` or its end. */
+async function pour(socket: Socket, bytes: Buffer, ms: number): Promise<number> {
+  const endMs = performance.now() + ms
+  let written = 0
+  for (let at = 0; performance.now() < endMs && !socket.destroyed; at = (at + VSOCK_WRITE_BYTES_MAX) % bytes.length) {
+    const piece = bytes.subarray(at, at + VSOCK_WRITE_BYTES_MAX)
+    written += piece.length
+    if (!socket.write(piece)) await Promise.race([once(socket, 'drain').catch(() => {}), once(socket, 'close'), sleep(ms)])
+  }
+  return written
+}
+
+async function ended(socket: Socket): Promise<string> {
+  socket.resume()
+  if (socket.destroyed) return 'closed'
+  return await Promise.race([once(socket, 'close').then(() => 'closed'), sleep(CLOSE_MS_MAX, 'still open')])
+}
+
+function frame(type: number, id: number, body: Buffer, claimedBytes = body.length): Buffer {
+  const header = Buffer.alloc(frameHeaderBytes)
+  writeFrameHeader(header, 0, claimedBytes, id, type, 0)
+  return Buffer.concat([header, body])
+}
+
+/** A request's frame, over and over, each with an id of its own. */
+function requests(method: 'Log' | 'Hello' | 'Prepare', payload: Buffer, count: number): Buffer {
+  const name = encodeMethod('kuasar.host.v1.Host', method)
+  const metadata = encodeMetadata(undefined)
+  const body = Buffer.alloc(requestSize(name, payload, 0, metadata))
+  writeRequest(body, 0, name, payload, 0, metadata)
+  return Buffer.concat(Array.from({ length: count }, (_, index) => frame(frameType.request, 2 * index + 1, body)))
+}
+
+async function code(call: Promise<unknown>): Promise<string> {
+  try {
+    await call
+    return 'was done'
+  } catch (error) {
+    return error instanceof RuntimeError ? error.code : explain(error)
+  }
+}
+
+async function attack(name: string, run: () => Promise<string | number>): Promise<void> {
+  const outcome = await run().catch((error: unknown) => `failed: ${explain(error)}`)
+  console.log(`attack ${name}: ${outcome}`)
+}
+
+/** The end of a container that did not end. */
+const event = (containerId: string) =>
+  rpc.any.pack('containerd.events.TaskExit', { containerId, id: containerId, pid: 1, exitStatus: 9 })
+
+async function main(): Promise<void> {
+  const { client, calls } = await dial()
+  const { dns } = await calls.Hello(hello(false))
+  const foreign = dns?.searches[0] ?? ''
+  let civil = true
+  await os.vsock.listen(AGENT_PORT, (socket) => {
+    socket.on('error', () => {})
+    if (civil) new TtrpcServer({ writeBytesMax: VSOCK_WRITE_BYTES_MAX }).add(rpc.agent, lies(foreign)).accept(socket)
+    else void pour(socket, noise(), FLOOD_MS).then(() => socket.destroy())
+  })
+  await calls.Ready({ boot: [], boottimeNanos: boottime() })
+
+  const publish = (topic: string, any: ReturnType<typeof event>, sequence = '1') => code(calls.Publish({ sequence, topic, event: any }))
+  await attack('prepare unknown', () => code(calls.Prepare({ containerId: 'nobody' })))
+  await attack('prepare foreign', () => code(calls.Prepare({ containerId: foreign })))
+  await attack('prepare path', () => code(calls.Prepare({ containerId: '../../../etc' })))
+  await attack('release foreign', () => code(calls.Release({ containerId: foreign })))
+  await attack('publish foreign', () => publish('/tasks/exit', event(foreign)))
+  await attack('publish topic', () => publish('/containers/delete', event(foreign)))
+  await attack('publish large', () => publish('/tasks/exit', event('x'.repeat(1024 * 1024)), '18446744073709551615'))
+  client.close()
+
+  await attack('no hello', async () => {
+    const { client: rude, calls: early } = await dial()
+    const answer = await code(early.Prepare({ containerId: foreign }))
+    rude.close()
+    return answer
+  })
+  await attack('unspoken version', async () => {
+    const { client: other, calls: theirs } = await dial()
+    const answer = await code(theirs.Hello({ ...hello(true), protocolVersion: 0 }))
+    other.close()
+    return answer
+  })
+  await attack('garbage', async () => {
+    const socket = await raw()
+    await pour(socket, noise(), FLOOD_MS)
+    return await ended(socket)
+  })
+  await attack('frame type', async () => {
+    const socket = await raw()
+    socket.write(frame(77, 1, Buffer.from('x')))
+    return await ended(socket)
+  })
+  await attack('half a frame, a hundred times', async () => {
+    const sockets = await Promise.all(Array.from({ length: 100 }, raw))
+    for (const socket of sockets) socket.write(frame(frameType.request, 1, Buffer.from('half'), 1024 * 1024))
+    await sleep(500)
+    const open = sockets.filter((socket) => !socket.destroyed)
+    for (const socket of sockets) socket.destroy()
+    return `${open.length <= 1 ? 'one' : open.length} open`
+  })
+  await attack('oversized frames', async () => {
+    const socket = await raw()
+    const body = Buffer.alloc(1024 * 1024)
+    const bytes = await pour(socket, frame(frameType.request, 1, body, 0xffff_fff0), FLOOD_MS)
+    socket.destroy()
+    return bytes > 0 ? 'sent' : 'not sent'
+  })
+  await attack('flood of hello', () => flood('Hello', rpc.host.methods.Hello.requestSerialize(hello(true)), 20))
+  const records = Array.from({ length: 500 }, () => ({ realtimeNanos: '-1', level: 'error', message: 'm'.repeat(5000), fields: '{'.repeat(1000) }))
+  await attack('flood of large logs', () => flood('Log', rpc.host.methods.Log.requestSerialize({ records, dropped: '1' }), 2))
+  await attack('flood of small logs', () => flood('Log', rpc.host.methods.Log.requestSerialize({ records: [], dropped: '7' }), 5000))
+  await attack('flood of prepares', () => flood('Prepare', rpc.host.methods.Prepare.requestSerialize({ containerId: foreign }), 5000))
+  civil = false
+  console.log('attacks done')
+}
+
+/** Alive, and holding what it does not. */
+function lies(foreign: string): Handlers<ServiceTypesOf<'agent'>> {
+  const ids = [foreign, '..', '../../escape', '', ...Array.from({ length: 1000 }, (_, index) => `task-${index}`)]
+  return {
+    Ping: () => ({ agentVersion: 'x'.repeat(100_000), boottimeNanos: '18446744073709551615' }),
+    Tasks: () => ({ tasks: ids.map((containerId) => ({ containerId, pid: 4_294_967_295, status: 'SHOUTING', execCount: 4_294_967_295 })) }),
+    Purge: () => ({}),
+    Stats: () => ({ metrics: { type_url: 'no.such.Type', value: noise() }, realtimeNanos: '-9223372036854775808' }),
+    SyncClock: () => ({ offsetNanos: '9223372036854775807', stepped: true }),
+    Shutdown: () => new Promise(() => {}),
+  }
+}
+
+/** Requests without reading a single answer. */
+async function flood(method: 'Log' | 'Hello' | 'Prepare', payload: Buffer, count: number): Promise<string> {
+  const { calls, client } = await dial()
+  await calls.Hello({ ...hello(true), boot: [] })
+  client.close()
+  const socket = await raw()
+  const greeting = requests('Hello', rpc.host.methods.Hello.requestSerialize({ ...hello(true), boot: [] }), 1)
+  await pour(socket, greeting, 1)
+  const bytes = await pour(socket, requests(method, payload, count), FLOOD_MS)
+  socket.destroy()
+  return bytes > 0 ? 'sent' : 'not sent'
+}
+
+function noise(): Buffer {
+  const next = random(7)
+  const bytes = Buffer.alloc(1024 * 1024)
+  for (let at = 0; at < bytes.length; at += 4) bytes.writeUInt32LE(next(), at)
+  return bytes
+}
+
+// Only in the guest: the bundle is also evaluated where its snapshot is built.
+const start = () => void main().catch((error: unknown) => console.log('the attack failed', error))
+if (startupSnapshot.isBuildingSnapshot()) startupSnapshot.setDeserializeMainFunction(start)
+else if (process.ppid === 1) start()

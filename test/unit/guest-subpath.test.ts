@@ -1,0 +1,38 @@
+/** Parts of a volume that containers can write while the agent, which is root, looks for them. */
+import { lstatSync, mkdirSync, readFileSync, realpathSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import t from 'tap'
+import { withSubpath } from '#guest/storage/subpath.ts'
+
+const root = t.testdir({ volume: { there: { file: 'content' } }, outside: { secret: 's' } })
+const volume = `${root}/volume`
+const own = [`uid=${process.getuid?.()}`, `gid=${process.getgid?.()}`]
+const found = (path: string, mode = '0750') =>
+  withSubpath(volume, [`path=${path}`, `mode=${mode}`, ...own], (at, isDirectory) => ({ path: realpathSync(at), isDirectory }))
+
+t.test('what is there, and what is made', async (t) => {
+  t.strictSame(found('/there'), { path: `${volume}/there`, isDirectory: true })
+  t.strictSame(found('there/file'), { path: `${volume}/there/file`, isDirectory: false })
+  t.strictSame(found('/'), { path: volume, isDirectory: true })
+  t.strictSame(found('/a/b', '2770'), { path: `${volume}/a/b`, isDirectory: true })
+  for (const name of ['a', 'a/b']) t.equal(statSync(`${volume}/${name}`).mode & 0o7777, 0o2770)
+  t.not(statSync(`${volume}/there`).mode & 0o7777, 0o750, 'what was there stays as it was')
+  withSubpath(volume, ['path=/there', 'mode=0755', ...own], (at) => {
+    rmSync(`${volume}/there`, { recursive: true })
+    symlinkSync('../outside', `${volume}/there`)
+    t.throws(() => readFileSync(`${at}/secret`), { code: 'ENOENT' }, 'what has the name now is not what was looked at')
+  })
+})
+
+t.test('a link on the way leads nowhere', async (t) => {
+  const refused = (path: string, word: RegExp) => t.throws(() => found(path), { code: 'FAILED_PRECONDITION', message: word })
+  symlinkSync(`${root}/outside`, `${volume}/absolute`)
+  symlinkSync('nowhere', `${volume}/dangling`)
+  refused('/absolute', /volume\/absolute is a symbolic link/)
+  refused('/absolute/made', /volume\/absolute is a symbolic link/)
+  refused('/dangling', /volume\/dangling is a symbolic link/)
+  t.throws(() => lstatSync(`${root}/outside/made`), { code: 'ENOENT' })
+  writeFileSync(`${volume}/plain`, '')
+  t.throws(() => found('/plain/below'), { code: 'ENOTDIR' })
+  mkdirSync(`${volume}/x`)
+  for (const path of ['../outside', 'x/../../outside', './x']) t.throws(() => found(path), { code: 'INVALID_ARGUMENT', message: /is no plain path/ })
+})

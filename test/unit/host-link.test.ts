@@ -1,0 +1,176 @@
+/** What a guest may do with its link, and what becomes of one that means harm. */
+import { once } from 'node:events'
+import { mkdtemp, rm, stat } from 'node:fs/promises'
+import { connect, type Socket } from 'node:net'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { createGuestLinks } from '#host/api/host-service.ts'
+import { GuestLog } from '#host/api/guest-log.ts'
+import type { GuestPeer, Hello } from '#host/sandbox/guest.ts'
+import { negotiate } from '#host/sandbox/handshake.ts'
+import { RuntimeError } from '#shared/errors.ts'
+import { createLog, silentLog, type LogRecord } from '#shared/log.ts'
+import { loadProtos } from '#shared/rpc/load.ts'
+import { loadServices, type ServiceTypesOf } from '#shared/rpc/services.ts'
+import { TtrpcClient } from '#shared/ttrpc/client.ts'
+import type { Calls } from '#shared/ttrpc/method.ts'
+
+const rpc = loadServices(loadProtos())
+
+interface Heard {
+  readonly hellos: Hello[]
+  readonly prepared: string[]
+  readonly published: string[]
+}
+
+async function listening(t: Test) {
+  const dir = await mkdtemp('/tmp/link-')
+  const path = join(dir, 'vsock_1025')
+  const heard: Heard = { hellos: [], prepared: [], published: [] }
+  const peer: GuestPeer = {
+    id: 's',
+    hello(hello) {
+      const protocolVersion = negotiate(hello.protocolVersion)
+      heard.hellos.push(hello)
+      const guest = { hostname: 'h', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0 }
+      return { protocolVersion, sandboxId: 's', guest, network: { links: [], routes: [], neighbours: [] }, cards: [], storages: [], logLevel: 'info' }
+    },
+    ready() {},
+    async prepare(id) {
+      heard.prepared.push(id)
+      throw new RuntimeError('NOT_FOUND', `no container ${id} in sandbox s`)
+    },
+    async release() {},
+    async publish(sequence, id, event) {
+      heard.published.push(`${sequence} ${id} ${event.topic} ${event.typeUrl}`)
+    },
+  }
+  const link = await createGuestLinks(rpc, 'unit', silentLog).listen(path, peer)
+  t.teardown(async () => {
+    await link[Symbol.asyncDispose]()
+    await rm(dir, { recursive: true })
+  })
+  return { path, heard }
+}
+
+async function dial(path: string): Promise<Socket> {
+  const socket = connect(path)
+  socket.on('error', () => {})
+  await once(socket, 'connect')
+  return socket
+}
+
+async function linked(path: string): Promise<{ readonly host: Calls<ServiceTypesOf<'host'>>; readonly client: TtrpcClient }> {
+  const client = new TtrpcClient(await dial(path))
+  return { client, host: client.calls(rpc.host) }
+}
+
+const hello = { protocolVersion: 1, agentVersion: 'a', kernelVersion: 'k', boottimeNanos: '5' }
+
+t.test('Hello comes first, of a version that is spoken', async (t) => {
+  const { path, heard } = await listening(t)
+  t.equal((await stat(path)).mode & 0o777, 0o600)
+  const { host, client } = await linked(path)
+  for (const early of [host.Ready({}), host.Prepare({ containerId: 'c' }), host.Release({ containerId: 'c' }), host.Publish({}), host.Log({})])
+    await t.rejects(early, { code: 'FAILED_PRECONDITION', message: /first call of a connection is Hello/ })
+  await t.rejects(host.Hello({ ...hello, protocolVersion: 0 }), { code: 'FAILED_PRECONDITION', message: /agent speaks kuasar.host version 0/ })
+  await t.rejects(host.Ready({}), { code: 'FAILED_PRECONDITION' }, 'a refused Hello is none')
+  t.match(await host.Hello({ ...hello, protocolVersion: 9 }), { protocolVersion: 1, sandboxId: 's', hostname: 'h' })
+  await host.Ready({})
+  t.equal(heard.hellos.length, 1)
+  client.close()
+})
+
+t.test('what a guest claims is bounded', async (t) => {
+  const { path, heard } = await listening(t)
+  const { host, client } = await linked(path)
+  const boot = Array.from({ length: 5000 }, (_, index) => ({ name: `m${index}`, boottimeNanos: '18446744073709551615' }))
+  await host.Hello({ ...hello, agentVersion: 'x'.repeat(100_000), boot, boottimeNanos: '18446744073709551615' })
+  const [said] = heard.hellos
+  t.equal(said?.agentVersion.length, 128)
+  t.equal(said?.boot.length, 64)
+  t.ok((said?.boottimeNanos ?? 0n) <= 2n ** 62n)
+  client.close()
+})
+
+t.test('nothing it names is a path or another’s', async (t) => {
+  const { path, heard } = await listening(t)
+  const { host, client } = await linked(path)
+  await host.Hello(hello)
+  for (const containerId of ['', '..', '../../etc', '/abs', 'a/b', 'a\0b', 'x'.repeat(77)]) {
+    await t.rejects(host.Prepare({ containerId }), { code: 'INVALID_ARGUMENT', message: /container id/ })
+    await t.rejects(host.Release({ containerId }), { code: 'INVALID_ARGUMENT' })
+  }
+  t.same(heard.prepared, [])
+  await t.rejects(host.Prepare({ containerId: 'other' }), { code: 'NOT_FOUND' })
+  client.close()
+})
+
+t.test('only task events pass, each under its own topic', async (t) => {
+  const { path, heard } = await listening(t)
+  const { host, client } = await linked(path)
+  await host.Hello(hello)
+  const oom = rpc.any.pack('containerd.events.TaskOOM', { containerId: 'c' })
+  await host.Publish({ sequence: '1', topic: '/tasks/oom', event: oom })
+  const exit = rpc.any.pack('containerd.events.TaskExit', { containerId: 'c', id: 'e', pid: 1 })
+  for (const [topic, event] of [
+    ['/images/delete', oom],
+    ['/tasks/exit', oom],
+    ['/tasks/oom', exit],
+    ['/tasks/oom', { type_url: oom.type_url, value: Buffer.from('ffffffff', 'hex') }],
+    ['/tasks/oom', { type_url: oom.type_url, value: Buffer.alloc(0) }],
+    ['/tasks/exit', rpc.any.pack('containerd.events.TaskExit', { containerId: 'c', id: 'e'.repeat(100_000) })],
+    ['/tasks/oom', rpc.any.pack('containerd.events.TaskOOM', { containerId: '../c' })],
+  ] as const)
+    await t.rejects(host.Publish({ sequence: '2', topic, event }), { code: 'INVALID_ARGUMENT' })
+  await t.rejects(host.Publish({ sequence: '3', topic: '/tasks/oom' }), { code: 'INVALID_ARGUMENT' })
+  t.same(heard.published, ['1 c /tasks/oom containerd.events.TaskOOM'])
+  client.close()
+})
+
+t.test('the newest link wins', async (t) => {
+  const { path } = await listening(t)
+  const first = await linked(path)
+  await first.host.Hello(hello)
+  const second = await linked(path)
+  await second.host.Hello({ ...hello, resumed: true })
+  await first.client.closed
+  await t.rejects(first.host.Ready({}), { code: 'UNAVAILABLE' })
+  await second.host.Ready({})
+  second.client.close()
+})
+
+t.test('garbage ends its connection and nothing else', async (t) => {
+  const { path } = await listening(t)
+  const envelope = Buffer.alloc(10)
+  envelope.writeUInt32BE(0xffff_ffff, 0)
+  envelope.writeUInt32BE(1, 4)
+  envelope.writeUInt8(1, 8)
+  for (const bytes of [Buffer.from('GET / HTTP/1.1\r\n\r\n'), Buffer.alloc(64 * 1024, 0xff), envelope, Buffer.from([0, 0]), Buffer.alloc(1024)]) {
+    const socket = await dial(path)
+    socket.write(bytes)
+    socket.end()
+    socket.resume()
+    await once(socket, 'close')
+    const { host, client } = await linked(path)
+    t.match(await host.Hello(hello), { sandboxId: 's' })
+    client.close()
+  }
+})
+
+t.test('its log passes at a rate that leaves room for others', async (t) => {
+  const records: LogRecord[] = []
+  const log = new GuestLog(createLog((record) => records.push(record), () => 'trace'))
+  const line = { realtimeNanos: '9223372036854775807', level: 'shout', message: 'm'.repeat(10_000), fields: `{"a":"${'f'.repeat(10_000)}"}` }
+  log.write(Array.from({ length: 20_000 }, () => line), '3')
+  log.close()
+  t.ok(records.length < 1200, `${records.length} of 20000 records`)
+  t.match(records[0], { level: 'warn', fields: { guest: true, dropped: '3' } })
+  t.match(records[1], { level: 'info', fields: { guest: true } })
+  t.equal(records[1]?.message.length, 2048)
+  t.match(records.at(-1), { level: 'warn', message: /suppressed/, fields: { suppressed: Number } })
+  const soFar = records.length
+  for (let call = 0; call < 20_000; call++) log.write([], '7')
+  t.ok(records.length - soFar < 1200, `${records.length - soFar} lines of 20000 confessions`)
+  log.write([{ ...line, level: 'error', fields: '{"k":1}', message: 'x' }, { ...line, fields: 'not json' }], '0')
+})

@@ -1,0 +1,33 @@
+/** KVM is usable when CPU and device both say so; every other combination falls back, and says why. */
+import t from 'tap'
+import { type KvmFacts, chooseAccelerator, kvmObstacle } from '#host/backends/microvm/kvm.ts'
+
+const cpuinfo = (flags: string) => `processor\t: 0\nvendor_id\t: X\nflags\t\t: fpu ${flags} lm\nbugs\t\t: none\n`
+const facts = (flags: string, deviceError?: string): KvmFacts => ({ cpuinfo: cpuinfo(flags), deviceError })
+
+t.test('both vendors', (t) => {
+  t.equal(kvmObstacle(facts('vmx')), undefined)
+  t.equal(kvmObstacle(facts('svm')), undefined)
+  t.end()
+})
+
+t.test('a device without CPU support is no KVM, nor a flag whose name merely begins alike', (t) => {
+  t.match(kvmObstacle(facts('sse2')), /neither vmx nor svm/)
+  t.match(kvmObstacle(facts('svm_lock vmx_ept')), /neither vmx nor svm/)
+  t.match(kvmObstacle({ cpuinfo: 'no flags here', deviceError: undefined }), /neither vmx nor svm/)
+  t.end()
+})
+
+t.test('CPU support without a device that opens is no KVM either', (t) => {
+  t.match(kvmObstacle(facts('vmx', 'EACCES: permission denied')), /\/dev\/kvm cannot be opened: EACCES/)
+  t.end()
+})
+
+t.test('the setting decides what is made of it', (t) => {
+  t.strictSame(chooseAccelerator('auto', facts('svm')), { accelerator: 'kvm', warning: undefined })
+  t.strictSame(chooseAccelerator('kvm', facts('svm')), { accelerator: 'kvm', warning: undefined })
+  t.strictSame(chooseAccelerator('tcg', facts('svm')), { accelerator: 'tcg', warning: undefined })
+  t.match(chooseAccelerator('auto', facts('')), { accelerator: 'tcg', warning: /emulation \(TCG\).*neither vmx nor svm/ })
+  t.throws(() => chooseAccelerator('kvm', facts('vmx', 'ENOENT')), { code: 'FAILED_PRECONDITION', message: /accel = "kvm".*ENOENT.*set accel/ })
+  t.end()
+})

@@ -1,0 +1,60 @@
+/** The stub shim, run as containerd runs shims: flags before the verb, the bundle as working directory. */
+import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { basename, join, resolve } from 'node:path'
+import { execa } from 'execa'
+import t from 'tap'
+
+const shimDir = resolve(import.meta.dirname, '../../host/shim')
+const shim = join(shimDir, 'containerd-shim-kuasar-qemu-v1')
+
+/** As 2.1.9 was seen to call it. */
+const flags = ['-namespace', 'k8s.io', '-address', '/run/containerd/containerd.sock', '-publish-binary', '/usr/bin/containerd']
+const task = [...flags, '-id', 'delete', '-bundle', '/run/containerd/io.containerd.runtime.v2.task/k8s.io/start']
+
+const run = (args: string[], cwd = '/') => execa(shim, args, { cwd, reject: false, env: {}, extendEnv: false, input: '' })
+
+await t.test('delete answers the empty DeleteResponse, whatever the flags hold', async (t) => {
+  const bundle = await mkdtemp(join(tmpdir(), 'kuasar-bundle-'))
+  t.teardown(() => rm(bundle, { recursive: true }))
+  for (const args of [[...task, 'delete'], [...task, '-debug', 'delete'], ['--id=start', '-namespace=k8s.io', 'delete'], ['delete']]) {
+    const { exitCode, stdout, stderr } = await run(args, bundle)
+    t.same({ exitCode, stdout, stderr }, { exitCode: 0, stdout: '', stderr: '' }, args.join(' '))
+  }
+  t.same(await readdir(bundle), [])
+})
+
+await t.test('delete works in a bundle that is gone', async (t) => {
+  const bundle = await mkdtemp(join(tmpdir(), 'kuasar-bundle-'))
+  const script = `cd ${bundle} && rmdir ${bundle} && exec ${shim} ${task.join(' ')} delete`
+  const { exitCode, stdout } = await execa('sh', ['-c', script], { reject: false })
+  t.same({ exitCode, stdout }, { exitCode: 0, stdout: '' })
+})
+
+await t.test('-info answers the empty RuntimeInfo', async (t) => {
+  for (const args of [['-info'], [...flags, '-info'], ['--info']]) {
+    const { exitCode, stdout } = await run(args)
+    t.same({ exitCode, stdout }, { exitCode: 0, stdout: '' })
+  }
+})
+
+await t.test('start fails and says what to do', async (t) => {
+  const { exitCode, stdout, stderr } = await run([...task, '-debug', 'start'])
+  t.equal(exitCode, 1)
+  t.equal(stdout, '', 'containerd would take it for an address')
+  t.match(stderr, /^containerd-shim-kuasar-qemu-v1 cannot be started: .* set sandboxer /)
+})
+
+await t.test('anything else is refused', async (t) => {
+  for (const args of [[], ['restart'], ['-id'], ['-bundle', 'delete']]) t.equal((await run(args)).exitCode, 2, args.join(' '))
+})
+
+await t.test('a version for people', async (t) => {
+  t.match((await run(['-v'])).stdout, /the stub of kuasar/)
+})
+
+await t.test('every installed name leads to the one script', async (t) => {
+  const names = (await readdir(shimDir)).filter((name) => name.endsWith('-v1'))
+  t.ok(names.includes(basename(shim)))
+  for (const name of names) t.equal((await execa(join(shimDir, name), ['delete'])).exitCode, 0, name)
+})
