@@ -87,6 +87,8 @@ export class Containers {
   /** `all`: every process of the container; SIGKILL to them all is one atomic act of the kernel. */
   async kill(container: Container, execId: string, signal: number, all: boolean): Promise<void> {
     const process = processOf(container, execId)
+    // Not in its turn: behind a Delete, the answer would come when containerd has hung up, and a stop of the pod would fail.
+    process.assert('kill')
     await process.turns.run(async () => {
       process.signal(signal)
       if (!all || execId !== '') return

@@ -1,5 +1,6 @@
 /** The agent's Task service with real containers: the real PID 1 and crun, outside a VM (test/support/agent-node.ts). */
 import t from 'tap'
+import { asRuntimeError } from '#shared/errors.ts'
 import { AgentNode, missingForAgent } from '#test/support/agent-node.ts'
 
 const missing = missingForAgent()
@@ -144,6 +145,20 @@ t.test('start twice, create twice, delete of a running one', async (t) => {
   await client.kill(9, true)
   await client.wait()
   await client.delete()
+})
+
+t.test('a kill that comes during a Delete is answered before it: containerd hangs up on the Delete\'s answer', async (t) => {
+  using client = await node.container('killed-late', sh('sleep 1000'))
+  await client.create()
+  await client.start()
+  await client.kill(9)
+  await client.wait()
+  const answers: unknown[] = []
+  const deleted = client.delete().then((status) => answers.push(status))
+  t.equal(await client.status(), 'STOPPED', 'the Delete is under way')
+  await client.kill(9, true).catch((error: unknown) => answers.push(asRuntimeError(error).code))
+  await deleted
+  t.strictSame(answers, ['NOT_FOUND', 137])
 })
 
 t.test('pause and resume', async (t) => {
