@@ -1,6 +1,6 @@
 /** Any process of a sandbox dies, and takes its pod down at once: nothing waits for a guest that cannot answer. */
 import t from 'tap'
-import { connectServices, recordOf, signalProcess, until } from '#test/support/faults.ts'
+import { connectServices, deathReason, signalProcess, until } from '#test/support/faults.ts'
 import { idle, microvm, startKuasar } from '#test/support/kuasar.ts'
 import type { Container } from '#test/cri/container.ts'
 
@@ -68,8 +68,9 @@ for (const { of, strike, reason, console } of deaths) {
     // Struck from inside, a death is counted from before the exec that brings it.
     t.comment(`from the kill to Wait’s answer ${sinceMs(wait)} ms, to EXITED in CRI ${sinceMs(exit)} ms`)
     await until('the pod is not ready', async () => (await pod.status()).state === 'SANDBOX_NOTREADY')
-    t.match((await recordOf(node, pod.id)).exit?.reason, reason)
-    t.comment((await recordOf(node, pod.id)).exit?.reason ?? '')
+    const died = await deathReason(node, pod.id)
+    t.match(died, reason)
+    t.comment(died)
     if (console !== undefined) {
       const { lines } = await services.admin.Console({ id: pod.id })
       t.match(lines.join('\n'), console, 'the console of the dead pod says so')

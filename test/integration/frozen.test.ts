@@ -1,6 +1,6 @@
 /** A VM that is frozen when containerd or the sandboxer starts must not hold up the node. */
 import t from 'tap'
-import { pidOf, recordOf, signalProcess, stateOf, until } from '#test/support/faults.ts'
+import { deathReason, pidOf, signalProcess, stateOf, until } from '#test/support/faults.ts'
 import { idle, microvm, startKuasar } from '#test/support/kuasar.ts'
 
 const kuasar = await startKuasar()
@@ -27,8 +27,9 @@ t.test('when the sandboxer starts: it is ended before anyone is served', async (
   await sandboxer.start()
   t.comment(`the sandboxer served after ${Math.round(performance.now() - startMs)} ms`)
   t.ok(await gone(), 'its VM is gone')
-  t.match((await recordOf(node, pod.id)).exit?.reason, /frozen/, 'the record says why')
-  t.comment((await recordOf(node, pod.id)).exit?.reason ?? '')
+  const reason = await deathReason(node, pod.id)
+  t.match(reason, /frozen/, 'the record says why')
+  t.comment(reason)
   t.equal(await stateOf(pod), 'SANDBOX_NOTREADY')
   t.match(await container.exited(), { exitCode: 255 })
   t.equal(await stateOf(well), 'SANDBOX_READY')
@@ -44,7 +45,7 @@ t.test('when containerd starts: it is ended, CRI becomes ready, and the others a
   await containerd.start()
   t.comment(`CRI was ready after ${Math.round(performance.now() - startMs)} ms`)
   await until('its VM is gone', gone)
-  t.comment((await recordOf(node, pod.id)).exit?.reason ?? '')
+  t.comment(await deathReason(node, pod.id))
   await until('the pod is not ready', async () => (await pod.status()).state === 'SANDBOX_NOTREADY')
   t.match(await container.exited(), { state: 'CONTAINER_EXITED' })
   t.equal(await stateOf(well), 'SANDBOX_READY')

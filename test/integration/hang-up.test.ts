@@ -10,7 +10,7 @@ import t from 'tap'
 import { dialHybrid } from '#host/link/dial.ts'
 import { FORWARD_PORT } from '#shared/forward/frame.ts'
 import { checkout, inside as at } from '#test/node/paths.ts'
-import { pidOf, recordOf, stateOf, until } from '#test/support/faults.ts'
+import { deathReason, pidOf, recordOf, stateOf, until } from '#test/support/faults.ts'
 import { idle, inside, microvm, startKuasar } from '#test/support/kuasar.ts'
 
 const DIALS = 100
@@ -108,8 +108,7 @@ t.test('a device that loses its thread ends its pod, and says why', async (t) =>
     return state === 'SANDBOX_NOTREADY' ? state : undefined
   })
   t.equal(state, 'SANDBOX_NOTREADY')
-  const reason = await until('the reason is on record', async () => (await recordOf(node, doomed.id)).exit?.reason)
-  t.match(reason, /^vhost-device-vsock: a thread panicked at .*BrokenPipe/)
+  t.match(await deathReason(node, doomed.id), /^vhost-device-vsock: a thread panicked at .*BrokenPipe/)
   await doomed.remove()
 })
 

@@ -44,6 +44,11 @@ export async function recordOf(node: TestNode, id: string): Promise<SandboxRecor
   return parseRecord(await readFile(node.path(`/run/kuasar/ledger/${id}.json`), 'utf8'), id)
 }
 
+/** Why a sandbox died, by its record: who waits for the death hears of it before it is written. */
+export function deathReason(node: TestNode, id: string): Promise<string> {
+  return until(`the reason for the death of ${id} is on record`, async () => (await recordOf(node, id)).exit?.reason)
+}
+
 /** The pid of one of a sandbox's processes, as the node counts. */
 export async function pidOf(node: TestNode, id: string, name: SandboxProcess): Promise<number> {
   const { owned } = await recordOf(node, id)
