@@ -1,0 +1,103 @@
+/** One run of tap over some test files, and what each of them had to say. */
+import { spawn } from 'node:child_process'
+import { createWriteStream } from 'node:fs'
+import { createInterface } from 'node:readline'
+
+export interface FileResult {
+  /** The test file, or the group's name for what belongs to no file. */
+  readonly file: string
+  /** Assertions that held. */
+  readonly passed: number
+  /** Worth a reader's eye, and no failure. */
+  readonly notes: readonly string[]
+  /** A failure each. */
+  readonly complaints: readonly string[]
+}
+
+export interface FilesRun {
+  readonly group: string
+  readonly files: readonly string[]
+  readonly jobs: number
+  readonly timeoutSeconds: number
+  /** Where the whole TAP is kept. */
+  readonly keepAt: string
+}
+
+export const clean = ({ complaints }: FileResult): boolean => complaints.length === 0
+
+/** Shows each file as it ends. Ends this process, and tap with it, on SIGINT and SIGTERM. */
+export async function runFiles({ group, files, jobs, timeoutSeconds, keepAt }: FilesRun): Promise<readonly FileResult[]> {
+  const keep = createWriteStream(keepAt)
+  const child = spawn(
+    'tap',
+    ['--reporter=tap', `--jobs=${jobs}`, `--timeout=${timeoutSeconds}`, '--no-color', ...files],
+    // A process group of its own, so that an interrupted run takes tap and every test file with it.
+    { stdio: ['ignore', 'pipe', 'inherit'], detached: true },
+  )
+  const interrupt = (signal: NodeJS.Signals) => {
+    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
+    console.error(`tools/test.ts: interrupted by ${signal}`)
+    process.exit(2)
+  }
+  process.once('SIGINT', interrupt).once('SIGTERM', interrupt)
+  const ended = new Promise<number>((resolve, reject) => {
+    child.once('error', reject)
+    child.once('close', (code) => resolve(code ?? 1))
+  })
+  const results: FileResult[] = []
+  let open = new OpenFile(group)
+  for await (const line of createInterface({ input: child.stdout })) {
+    keep.write(`${line}\n`)
+    const file = open.read(line)
+    if (file === undefined) continue
+    results.push(open.close(file))
+    open = new OpenFile(group)
+  }
+  keep.end()
+  const code = await ended
+  process.off('SIGINT', interrupt).off('SIGTERM', interrupt)
+  const rest = open.close(group)
+  if (rest.passed > 0 || !clean(rest)) results.push(rest)
+  if (code !== 0 && results.every(clean)) {
+    results.push({ file: group, passed: 0, notes: [], complaints: [`FAILED ${group}: tap ended with code ${code}; see ${keepAt}`] })
+  }
+  return results
+}
+
+/** What was read of a test file. tap prints its files one after another, however many run at a time. */
+class OpenFile {
+  readonly #group: string
+  readonly #complaints: string[] = []
+  #passed = 0
+
+  constructor(group: string) {
+    this.#group = group
+  }
+
+  /** One line of TAP: leaf results are counted, files and failures are shown. Answers the file that ends with it. */
+  read(line: string): string | undefined {
+    const match = /^( *)(not )?ok \d+ ?(.*)$/.exec(line)
+    if (match === null) return undefined
+    const [, indent = '', not, text = ''] = match
+    const skipped = / # SKIP ?(.*)$/i.exec(text)
+    if (skipped !== null && !/\blacks: \S/.test(skipped[1] ?? '')) {
+      this.#complaints.push(`skipped without naming what the machine lacks: ${text}`)
+    } else if (skipped !== null) {
+      console.log(`  skipped ${text}`)
+    }
+    if (indent === '') console.log(`  ${not === undefined ? 'ok    ' : 'FAILED'} ${text}`)
+    // Subtests close with a line that carries their time; assertions carry none.
+    if (!/ # time=/.test(text) && skipped === null) {
+      if (not === undefined) this.#passed++
+      else this.#complaints.push(text.replace(/^- /, ''))
+    }
+    if (indent !== '') return undefined
+    const file = /^- (\S+)/.exec(text)?.[1] ?? this.#group
+    if (not !== undefined && this.#complaints.length === 0) this.#complaints.push('it ended badly; its TAP says how')
+    return file
+  }
+
+  close(file: string): FileResult {
+    return { file, passed: this.#passed, notes: [], complaints: this.#complaints.map((complaint) => `FAILED ${file}: ${complaint}`) }
+  }
+}
