@@ -1,15 +1,14 @@
 /** Stock containerd's configuration in a node: the stock defaults, and what an external sandboxer needs. */
 
 import { readFileSync } from 'node:fs'
-import { readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { stringify } from 'smol-toml'
 import { connectCri, type Cri } from '#test/cri/client.ts'
 import { images } from '#test/images/catalog.ts'
 import { cniConfig, type CniNetwork, scriptPlugin } from './cni.ts'
 import type { TestNode } from './node.ts'
 import { podCgroups } from './pod-cgroup.ts'
-import { checkout, inside } from './paths.ts'
+import { inside } from './paths.ts'
 import { poll } from './poll.ts'
 import type { Service, ServiceExit } from './service.ts'
 
@@ -39,8 +38,8 @@ export const sandboxers = ['kuasar-qemu', 'kuasar-fake'] as const
 export const containerdConfigPath = '/etc/containerd/config.toml'
 export const cniConfigPath = '/etc/cni/net.d/10-node.conflist'
 
-/** Where the host part keeps its stub shims. */
-const shimDir = 'host/shim'
+/** The stub shim, one for every runtime. */
+const shim = 'host/shim/containerd-shim-kuasar'
 
 /** Snapshotters and differs that need a device, a file system or a kernel module no node has. */
 const absentPlugins = ['blockfile', 'btrfs', 'devmapper', 'zfs'].map((name) => `io.containerd.snapshotter.v1.${name}`)
@@ -109,7 +108,6 @@ const readyMsMax = 150_000
 /** Starts containerd in a node and waits until CRI is ready. */
 export async function startContainerd(node: TestNode, options: ContainerdOptions = {}): Promise<Containerd> {
   await writeFile(node.path(cniConfigPath), cniConfig(options.network))
-  await linkInto(node)
   const cri = connectCri(node.path(inside.containerdSocket), {
     readFile: (path) => readFile(node.path(path), 'utf8'),
     forward: (port) => node.forward(port),
@@ -117,6 +115,7 @@ export async function startContainerd(node: TestNode, options: ContainerdOptions
   })
   let current = options
   const start = async () => {
+    await linkInto(node, current.sandboxers ?? sandboxers)
     await writeFile(node.path(containerdConfigPath), containerdConfig(current))
     return node.start({ name: 'containerd', command: 'containerd', args: [], ready: () => criReady(cri), readyMsMax })
   }
@@ -164,11 +163,10 @@ async function cniOf(cri: Cri): Promise<string> {
   return networks?.at(-1)?.Config.Source ?? ''
 }
 
-/** Puts the sandboxers' stub shims on PATH, which containerd looks up when it restarts, and the tests' CNI plugin in place. */
-async function linkInto(node: TestNode): Promise<void> {
-  const shims = await readdir(join(checkout, shimDir)).catch(() => [])
+/** Puts the stub shim on PATH under each runtime's name, which containerd looks up when it restarts, and the tests' CNI plugin in place. */
+async function linkInto(node: TestNode, sandboxerNames: readonly string[]): Promise<void> {
   const links = [
-    ...shims.filter((entry) => entry.startsWith('containerd-shim-')).map((entry) => [`/usr/local/bin/${entry}`, `${shimDir}/${entry}`] as const),
+    ...sandboxerNames.map((name) => [`/usr/local/bin/containerd-shim-${name}-v1`, shim] as const),
     [`/usr/lib/cni/${scriptPlugin}`, 'test/node/cni-script.ts'] as const,
   ]
   for (const [path, target] of links) {

@@ -1,12 +1,15 @@
 /** The stub shim, run as containerd runs shims: flags before the verb, the bundle as working directory. */
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { basename, join, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { execa } from 'execa'
 import t from 'tap'
 
-const shimDir = resolve(import.meta.dirname, '../../host/shim')
-const shim = join(shimDir, 'containerd-shim-kuasar-qemu-v1')
+/** It goes by the name of each runtime it is installed for. */
+const installed = await mkdtemp(join(tmpdir(), 'kuasar-shim-'))
+t.teardown(() => rm(installed, { recursive: true }))
+const shim = join(installed, 'containerd-shim-kuasar-qemu-v1')
+await symlink(resolve(import.meta.dirname, '../../host/shim/containerd-shim-kuasar'), shim)
 
 /** As 2.1.9 was seen to call it. */
 const flags = ['-namespace', 'k8s.io', '-address', '/run/containerd/containerd.sock', '-publish-binary', '/usr/bin/containerd']
@@ -51,10 +54,4 @@ await t.test('anything else is refused', async (t) => {
 
 await t.test('a version for people', async (t) => {
   t.match((await run(['-v'])).stdout, /the stub of kuasar/)
-})
-
-await t.test('every installed name leads to the one script', async (t) => {
-  const names = (await readdir(shimDir)).filter((name) => name.endsWith('-v1'))
-  t.ok(names.includes(basename(shim)))
-  for (const name of names) t.equal((await execa(join(shimDir, name), ['delete'])).exitCode, 0, name)
 })
