@@ -23,7 +23,7 @@ export type HelloAnswer = Awaited<ReturnType<HostCalls['Hello']>>
 const DIAL_WAIT_MS_FIRST = 20
 const DIAL_WAIT_MS_MAX = 2000
 
-/** How long a resumed Hello may take. The first has no limit: a warm VM waits for its pod. */
+/** How long a resumed Hello may take. Those before have no limit: a warm VM waits for its pod. */
 const RESUMED_HELLO_MS_MAX = 30_000
 
 export interface LinkOptions {
@@ -31,6 +31,7 @@ export interface LinkOptions {
   readonly log: Log
   readonly writeBytesMax: number
   dial(): Promise<Socket>
+  /** `resumed`: an answer has configured this boot. */
   hello(resumed: boolean): Hello
   /** The first answer of this boot: configures the guest and listens. A failure ends the agent. */
   configure(answer: HelloAnswer): Promise<void>
@@ -140,7 +141,7 @@ export class HostLink {
 
   /** Undefined when the sandboxer did not take it, or the link broke; throws when the guest could not be configured. */
   async #greet(calls: HostCalls): Promise<HelloAnswer | undefined> {
-    const resumed = this.#ready
+    const resumed = this.#configured
     try {
       const answer = await calls.Hello(this.#options.hello(resumed), resumed ? { timeoutMs: RESUMED_HELLO_MS_MAX } : {})
       if (!this.#configured) await this.#configure(answer)

@@ -20,6 +20,7 @@ export interface Hello {
   readonly protocolVersion: number
   readonly agentVersion: string
   readonly kernelVersion: string
+  /** This boot has been configured by the answer to an earlier Hello. */
   readonly resumed: boolean
   readonly boot: readonly BootMark[]
   readonly boottimeNanos: bigint

@@ -31,7 +31,9 @@ export class Handshake {
     return this.#heard === 'nothing' ? 'hello' : 'ready'
   }
 
+  /** Errors: FAILED_PRECONDITION for a guest that says it was configured, and not by this start. */
   hello(hello: Hello): void {
+    if (hello.resumed && this.#heard === 'nothing') throw new RuntimeError('FAILED_PRECONDITION', 'a guest that was configured before this start is not expected')
     this.#helloMs = hello.arrivedAtMs
     if (this.#heard !== 'nothing') return
     this.#heard = 'hello'

@@ -22,14 +22,14 @@ const NO_NETWORK = { links: [], routes: [], neighbours: [] }
 /** The sandbox, as far as its guest's calls concern it. */
 export interface PeerSandbox {
   readonly id: string
-  readonly state: SandboxState<Guest>
+  readonly state: Pick<SandboxState<Guest>, 'kind'>
   /** The running guest. Errors: FAILED_PRECONDITION when there is none. */
   readonly guest: Guest
-  readonly ledger: Ledger
+  readonly ledger: Pick<Ledger, 'record' | 'note'>
   kill(reason: string): Promise<void>
 }
 
-export function guestPeer(sandbox: PeerSandbox, handshake: Handshake, backend: BoundBackend, logLevel: () => string): GuestPeer {
+export function guestPeer(sandbox: PeerSandbox, handshake: Handshake, backend: Pick<BoundBackend, 'capabilities'>, logLevel: () => string): GuestPeer {
   const { id, ledger } = sandbox
   return {
     id,
@@ -40,7 +40,7 @@ export function guestPeer(sandbox: PeerSandbox, handshake: Handshake, backend: B
         void sandbox.kill('the guest started anew by itself; its containers are gone')
         throw new RuntimeError('FAILED_PRECONDITION', `sandbox ${id} has been ready; a fresh boot cannot take its place`)
       }
-      if (kind === 'starting' && !hello.resumed) handshake.hello(hello)
+      if (kind === 'starting') handshake.hello(hello)
       else if (kind !== 'ready' && kind !== 'stopping') throw new RuntimeError('FAILED_PRECONDITION', `sandbox ${id} is ${kind}: no guest is expected`)
       ledger.note({ agent: { version: hello.agentVersion, kernel: hello.kernelVersion, protocol: protocolVersion } })
       const storages = backend.capabilities.sharing === 'virtiofs' ? SHARES : []
@@ -57,7 +57,7 @@ export function guestPeer(sandbox: PeerSandbox, handshake: Handshake, backend: B
     },
     async release(containerId) {
       // A sandbox that ends gives everything back at once.
-      if (sandbox.state.kind === 'ready') await sandbox.state.running.containers.release(containerId)
+      if (sandbox.state.kind === 'ready') await sandbox.guest.containers.release(containerId)
     },
     async publish(sequence, containerId, event, signal) {
       await sandbox.guest.containers.publish(sequence, containerId, event, signal)

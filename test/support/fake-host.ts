@@ -19,6 +19,8 @@ export class FakeHost implements AsyncDisposable {
   /** Replace to answer otherwise. */
   hello: MessageIn<'kuasar.host.v1.HelloResponse'> = { protocolVersion: 1, sandboxId: 'sandbox', hostname: 'pod' }
   prepare: Prepare
+  /** Set to do something before Ready is answered. */
+  beforeReadyAnswer: (() => Promise<void>) | undefined
   /** Set to make Publish fail. */
   refusePublish = false
   readonly #path: string
@@ -39,9 +41,10 @@ export class FakeHost implements AsyncDisposable {
         this.#wake()
         return this.hello
       },
-      Ready: () => {
+      Ready: async () => {
         this.ready++
         this.#wake()
+        await this.beforeReadyAnswer?.()
         return {}
       },
       Prepare: ({ containerId }) => this.prepare(containerId),

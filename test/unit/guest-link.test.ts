@@ -170,7 +170,23 @@ t.test('a link lost before Ready is tried again, without configuring twice', asy
   await it.calls(10_000)
   t.equal(said.filter((what) => what === 'configure').length, 1)
   t.ok(said.includes('ready'))
-  t.strictSame(host.hellos.map(({ resumed }) => resumed), [false, false], 'until Ready the boot is not over')
+  t.strictSame(host.hellos.map(({ resumed }) => resumed), [false, true], 'the boot is the same one')
+  await host.stop()
+})
+
+t.test('Ready is said again when its answer was lost, by a guest that says it is the same', async (t) => {
+  const path = join(dir, 'lost-answer')
+  const host = new FakeHost(path, () => ({}))
+  await host.start()
+  host.beforeReadyAnswer = async () => {
+    host.beforeReadyAnswer = undefined
+    await host.stop()
+    await host.start()
+  }
+  const { it, said } = link(path)
+  await it.calls(10_000)
+  t.strictSame(said, ['configure', 'ready', 'ready'])
+  t.strictSame(host.hellos.map(({ resumed }) => resumed), [false, true])
   await host.stop()
 })
 

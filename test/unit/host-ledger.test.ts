@@ -6,32 +6,12 @@ import t, { type Test } from 'tap'
 import { Ledger } from '#host/sandbox/ledger.ts'
 import type { OwnedProcess } from '#host/sandbox/ownership.ts'
 import { isAlive, MARKER, processStat } from '#host/sandbox/processes.ts'
-import { parseRecord, type SandboxRecord } from '#host/sandbox/record.ts'
+import { parseRecord } from '#host/sandbox/record.ts'
 import { DirectoryStore, type RecordStore } from '#host/sandbox/store.ts'
 import { undo } from '#host/sandbox/undo.ts'
+import { sandboxRecord } from '#test/support/record.ts'
 
-const record: SandboxRecord = {
-  version: 1,
-  id: 's',
-  sandboxer: 'kuasar-fake',
-  namespace: 'k8s.io',
-  bootId: 'b',
-  createdAtMs: 1,
-  pod: { name: 'n', namespace: 'ns', uid: 'u', attempt: 0 },
-  state: 'created',
-  plan: {
-    vcpus: 1,
-    memoryMiB: 512,
-    cgroupPath: '/k',
-    annotations: {},
-    guest: { hostname: 'h', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0 },
-  },
-  owned: [],
-  spans: [],
-  cgroupProcs: [],
-  containers: [],
-  published: '0',
-}
+const record = sandboxRecord()
 
 async function opened(t: Test) {
   const dir = await mkdtemp('/tmp/ledger-')

@@ -18,6 +18,7 @@ import { silentLog } from '#shared/log.ts'
 import { createNativeOs } from '#shared/os/native.ts'
 import { loadProtos } from '#shared/rpc/load.ts'
 import { loadServices } from '#shared/rpc/services.ts'
+import { sandboxRecord } from '#test/support/record.ts'
 
 const rpc = loadServices(loadProtos())
 const os = createNativeOs()
@@ -66,11 +67,7 @@ async function until(what: string, is: () => boolean): Promise<void> {
 }
 
 function pod(plan: Partial<SandboxRecord['plan']> = {}, sandboxer = 'fake'): SandboxRecord {
-  const guest = { hostname: 'h', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0 }
-  return {
-    version: 1, id: 'pod', sandboxer, namespace: 'k8s.io', bootId: 'b', createdAtMs: 1, pod: { name: 'n', namespace: 'ns', uid: 'u', attempt: 0 }, state: 'starting',
-    plan: { ...size, cgroupPath: '/k', annotations: {}, guest, ...plan }, owned: [], spans: [], cgroupProcs: [], containers: [], published: '0',
-  }
+  return sandboxRecord({ id: 'pod', sandboxer, state: 'starting', plan: { ...sandboxRecord().plan, ...size, ...plan } })
 }
 
 t.test('none is wanted: nothing is made', async (t) => {

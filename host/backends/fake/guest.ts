@@ -32,6 +32,10 @@ export class FakeGuest {
   readonly #listener: Server
   readonly #sockets = new Set<Socket>()
   readonly #ended = new AbortController()
+  /** Hello was answered. */
+  #configured = false
+  /** Ready was answered. */
+  #ready = false
   #host: { readonly socket: Socket; readonly calls: Calls<ServiceTypesOf<'host'>> } | undefined
 
   constructor(options: FakeGuestOptions) {
@@ -80,7 +84,7 @@ export class FakeGuest {
   /** False when nobody was there to answer. */
   async #greeted(): Promise<boolean> {
     try {
-      await this.#link(false)
+      await this.#link()
       return true
     } catch (error) {
       if (hasCode(error, 'UNAVAILABLE') || isErrno(error, 'ECONNREFUSED') || isErrno(error, 'ENOENT')) return false
@@ -88,7 +92,7 @@ export class FakeGuest {
     }
   }
 
-  async #link(resumed: boolean): Promise<void> {
+  async #link(): Promise<void> {
     const { linkSocket, rpc, failure } = this.#options
     const socket = connect({ path: linkSocket })
     await new Promise<void>((resolve, reject) => socket.once('connect', resolve).once('error', reject))
@@ -99,15 +103,17 @@ export class FakeGuest {
       protocolVersion: 1,
       agentVersion: 'fake',
       kernelVersion: 'none',
-      resumed,
-      boot: resumed ? [] : [{ name: 'init', boottimeNanos: String(bootedAt) }],
+      resumed: this.#configured,
+      boot: this.#configured ? [] : [{ name: 'init', boottimeNanos: String(bootedAt) }],
       boottimeNanos: String(process.hrtime.bigint()),
     })
-    if (resumed) return
-    await this.#print('fake guest: hello')
+    if (this.#ready) return
+    if (!this.#configured) await this.#print('fake guest: hello')
+    this.#configured = true
     if (failure === 'exit') return this.#exit('the fake guest ended, as its pod asked')
     if (failure === 'ready') return this.#print('fake guest: will not get ready')
     await calls.Ready({ boottimeNanos: String(process.hrtime.bigint()) })
+    this.#ready = true
   }
 
   async #keepLinked(): Promise<void> {
@@ -115,7 +121,7 @@ export class FakeGuest {
       const socket = this.#host?.socket
       if (socket !== undefined && !socket.destroyed) await new Promise((resolve) => socket.once('close', resolve))
       if (this.#ended.signal.aborted) return
-      await this.#link(true).catch((error: unknown) => this.#print(`fake guest: link: ${explain(error)}`))
+      await this.#link().catch((error: unknown) => this.#print(`fake guest: link: ${explain(error)}`))
       if (this.#host?.socket.destroyed !== false) await sleep(REDIAL_MS, undefined, { signal: this.#ended.signal }).catch(() => {})
     }
   }
