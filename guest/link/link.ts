@@ -46,7 +46,7 @@ export class HostLink {
   readonly #backoff = new Backoff(DIAL_WAIT_MS_FIRST, DIAL_WAIT_MS_MAX)
   #calls: HostCalls | undefined
   /** Whom the link that is up leads to. */
-  #peer: { readonly instance: string; readonly client: TtrpcClient } | undefined
+  #peer: { readonly instance: string; readonly eventsPerPublish: number; readonly client: TtrpcClient } | undefined
   #waiting = new Set<(calls: HostCalls) => void>()
   #configured = false
   #ready = false
@@ -66,6 +66,11 @@ export class HostLink {
   /** True while the sandboxer can be called. */
   get up(): boolean {
     return this.#calls !== undefined
+  }
+
+  /** How many events the sandboxer takes in one Publish. */
+  get eventsPerPublish(): number {
+    return this.#peer?.eventsPerPublish ?? 1
   }
 
   /**
@@ -126,7 +131,8 @@ export class HostLink {
       if (answer === undefined) return
       this.#backoff.reset()
       this.#calls = calls
-      this.#peer = { instance: answer.instance, client }
+      // A sandboxer that does not say takes one.
+      this.#peer = { instance: answer.instance, eventsPerPublish: Math.max(1, answer.eventsPerPublish), client }
       for (const resolve of this.#waiting) resolve(calls)
       await client.closed
       log.info('the link to the sandboxer is down')

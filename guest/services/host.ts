@@ -5,7 +5,8 @@ import type { Log, LogRecord } from '#shared/log.ts'
 import { type PodNetwork, type Route, routeTypes } from '#shared/network.ts'
 import type { MessageOut } from '#shared/rpc/any.ts'
 import type { BootMark } from '../boot-marks.ts'
-import type { PidNamespaceMode, PreparedContainer, Preparer, TaskEvent } from '../container/ports.ts'
+import type { PidNamespaceMode, PreparedContainer, Preparer } from '../container/ports.ts'
+import type { NumberedEvent, SendEvents } from '../link/events.ts'
 import type { Hello, HelloAnswer, HostLink } from '../link/link.ts'
 import { formatFields } from '../link/log-line.ts'
 import type { PodConfig } from '../pod.ts'
@@ -59,11 +60,21 @@ async function forget(path: string): Promise<void> {
   await hardLink('/proc/version', path).catch(() => {})
 }
 
-/** Publishes one event; waits for a sandboxer that is away as long as the queue's own retry does. */
-export function createPublisher(link: HostLink, rpc: GuestRpc): (sequence: bigint, event: TaskEvent) => Promise<void> {
-  return async (sequence, event) => {
-    const request = { sequence: String(sequence), topic: topicOf(event), event: packEvent(rpc.any, event) }
-    await link.call(PUBLISH_MS_MAX, (calls) => calls.Publish(request, { timeoutMs: PUBLISH_MS_MAX }))
+/**
+ * Publishes events, as many in one call as the sandboxer takes; waits for one that is away as long as the queue's own
+ * retry does.
+ */
+export function createPublisher(link: HostLink, rpc: GuestRpc): SendEvents {
+  const message = ({ sequence, event }: NumberedEvent) => ({ sequence: String(sequence), topic: topicOf(event), event: packEvent(rpc.any, event) })
+  return async (events) => {
+    const messages = events.map(message)
+    await link.call(PUBLISH_MS_MAX, async (calls) => {
+      const atOnce = link.eventsPerPublish
+      for (let at = 0; at < messages.length; at += atOnce) {
+        const [first, ...more] = messages.slice(at, at + atOnce)
+        await calls.Publish({ ...first, more }, { timeoutMs: PUBLISH_MS_MAX })
+      }
+    })
   }
 }
 

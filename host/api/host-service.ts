@@ -21,6 +21,8 @@ import { GuestLog } from './guest-log.ts'
 /** Of one guest's link. An agent has one prepare or release per container under way, and one publish. */
 const limits = { concurrentCallsMax: 256, heldBytesMax: 16 * 1024 * 1024, sendQueueBytesMax: 32 * 1024 * 1024 }
 const BOOT_MARKS_MAX = 64
+/** A guest's queue hands on 16 at once. */
+const EVENTS_PER_PUBLISH_MAX = 64
 const VERSION_LENGTH_MAX = 128
 /** Longer than any plausible uptime, in ns: a claim beyond it is noise. */
 const BOOTTIME_NANOS_MAX = 2n ** 62n
@@ -100,6 +102,7 @@ function handlers(rpc: Rpc, instance: string, peer: GuestPeer, guestLog: () => G
         hugepageBytes: String(guest.hugepagesMiB * 1024 * 1024),
         logLevel,
         hostsLines: [...guest.hostsLines],
+        eventsPerPublish: EVENTS_PER_PUBLISH_MAX,
       }
     },
     Ready(request) {
@@ -119,8 +122,14 @@ function handlers(rpc: Rpc, instance: string, peer: GuestPeer, guestLog: () => G
     },
     async Publish(request, { signal }) {
       mustBeGreeted()
-      const { id, event } = readEvent(rpc.any, request.topic, request.event)
-      await peer.publish(BigInt(request.sequence), id, event, signal)
+      if (request.more.length >= EVENTS_PER_PUBLISH_MAX) {
+        throw new RuntimeError('INVALID_ARGUMENT', `${request.more.length + 1} events in one Publish; the limit is ${EVENTS_PER_PUBLISH_MAX}`)
+      }
+      // One after the other: what comes behind a failed one would make it look handed on.
+      for (const { sequence, topic, event: packed } of [request, ...request.more]) {
+        const { id, event } = readEvent(rpc.any, topic, packed)
+        await peer.publish(BigInt(sequence), id, event, signal)
+      }
       return {}
     },
     Log(request) {

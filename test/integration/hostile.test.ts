@@ -26,6 +26,8 @@ const expected: Readonly<Record<string, RegExp>> = {
   // Unknown ids are no error, and another sandbox's is one of them.
   'release foreign': /^was done$/,
   'publish foreign': /^(NOT_FOUND|PERMISSION_DENIED|INVALID_ARGUMENT)$/,
+  'publish more': /^(NOT_FOUND|PERMISSION_DENIED|INVALID_ARGUMENT)$/,
+  'publish many': /^INVALID_ARGUMENT$/,
   'publish topic': /^INVALID_ARGUMENT$/,
   'publish large': /^INVALID_ARGUMENT$/,
   'no hello': /^FAILED_PRECONDITION$/,

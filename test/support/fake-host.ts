@@ -15,9 +15,11 @@ export class FakeHost implements AsyncDisposable {
   readonly released: string[] = []
   readonly events: { readonly sequence: number; readonly topic: string; readonly event: MessageOut<'google.protobuf.Any'> | null }[] = []
   readonly logs: string[] = []
+  /** Calls of Publish that were taken. */
+  publishes = 0
   ready = 0
   /** Replace to answer otherwise. */
-  hello: MessageIn<'kuasar.host.v1.HelloResponse'> = { protocolVersion: 1, sandboxId: 'sandbox', hostname: 'pod' }
+  hello: MessageIn<'kuasar.host.v1.HelloResponse'> = { protocolVersion: 1, sandboxId: 'sandbox', hostname: 'pod', eventsPerPublish: 64 }
   prepare: Prepare
   /** Set to do something before Ready is answered. */
   beforeReadyAnswer: (() => Promise<void>) | undefined
@@ -53,9 +55,10 @@ export class FakeHost implements AsyncDisposable {
         this.#wake()
         return {}
       },
-      Publish: ({ sequence, topic, event }) => {
+      Publish: (request) => {
         if (this.refusePublish) throw new RuntimeError('UNAVAILABLE', 'containerd is away')
-        this.events.push({ sequence: Number(sequence), topic, event })
+        this.publishes++
+        for (const { sequence, topic, event } of [request, ...request.more]) this.events.push({ sequence: Number(sequence), topic, event })
         this.#wake()
         return {}
       },

@@ -127,12 +127,15 @@ async function main(): Promise<void> {
   await calls.Ready({ boot: [], boottimeNanos: boottime() })
 
   const publish = (topic: string, any: ReturnType<typeof event>, sequence = '1') => code(calls.Publish({ sequence, topic, event: any }))
+  const foreignExit = { sequence: '1', topic: '/tasks/exit', event: event(foreign) }
   await attack('prepare unknown', () => code(calls.Prepare({ containerId: 'nobody' })))
   await attack('prepare foreign', () => code(calls.Prepare({ containerId: foreign })))
   await attack('prepare path', () => code(calls.Prepare({ containerId: '../../../etc' })))
   await attack('release foreign', () => code(calls.Release({ containerId: foreign })))
   await attack('publish foreign', () => publish('/tasks/exit', event(foreign)))
   await attack('publish topic', () => publish('/containers/delete', event(foreign)))
+  await attack('publish more', () => code(calls.Publish({ ...foreignExit, more: [foreignExit] })))
+  await attack('publish many', () => code(calls.Publish({ more: Array.from({ length: 10_000 }, () => ({})) })))
   await attack('publish large', () => publish('/tasks/exit', event('x'.repeat(1024 * 1024)), '18446744073709551615'))
   client.close()
 

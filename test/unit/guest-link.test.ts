@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import type { TaskEvent } from '#guest/container/ports.ts'
-import { EVENTS_MAX, EventQueue } from '#guest/link/events.ts'
+import { EVENTS_AT_ONCE_MAX, EVENTS_MAX, EventQueue, type NumberedEvent } from '#guest/link/events.ts'
 import { acceptHybrid } from '#guest/link/hybrid.ts'
 import { HostLink } from '#guest/link/link.ts'
 import { AgentLog, LOG_RECORDS_MAX } from '#guest/link/logs.ts'
@@ -27,36 +27,64 @@ t.teardown(() => {
 
 const oom = (containerId: string): TaskEvent => ({ kind: 'oom', containerId })
 
-t.test('events go out one at a time, in order, numbered from 1', async (t) => {
-  const sent: [bigint, string][] = []
+const idsOf = (events: readonly NumberedEvent[]): string => events.map(({ event }) => event.containerId).join(' ')
+
+t.test('events go out one call at a time, in order, numbered from 1; what comes meanwhile goes together', async (t) => {
+  const sent: [bigint, string][][] = []
   let under = 0
-  const queue = new EventQueue(async (sequence, event) => {
+  const queue = new EventQueue(async (events) => {
     t.equal(++under, 1)
     await new Promise((wake) => setImmediate(wake))
     under--
-    sent.push([sequence, event.containerId])
+    sent.push(events.map(({ sequence, event }) => [sequence, event.containerId]))
   }, silentLog)
   await Promise.all(['a', 'b', 'c'].map((id) => queue.publish(oom(id))))
-  t.strictSame(sent, [[1n, 'a'], [2n, 'b'], [3n, 'c']])
+  t.strictSame(sent, [[[1n, 'a']], [[2n, 'b'], [3n, 'c']]])
+})
+
+t.test('the beginning of an exec travels with what comes after it, or by itself after a while', async (t) => {
+  const sent: string[] = []
+  const queue = new EventQueue(async (events) => void sent.push(idsOf(events)), silentLog)
+  const added = queue.publish({ kind: 'exec-added', containerId: 'a', execId: 'e' })
+  const started = queue.publish({ kind: 'exec-started', containerId: 'b', execId: 'e', pid: 2 })
+  t.strictSame(sent, [], 'they wait')
+  await Promise.all([added, started, queue.publish(oom('c'))])
+  t.strictSame(sent, ['a b c'])
+  await queue.publish({ kind: 'exec-added', containerId: 'd', execId: 'f' })
+  t.strictSame(sent, ['a b c', 'd'])
+})
+
+t.test('a refused event goes alone, and those sent with it are not dropped', async (t) => {
+  const attempts: string[] = []
+  const queue = new EventQueue(async (events) => {
+    attempts.push(idsOf(events))
+    await new Promise((wake) => setImmediate(wake))
+    if (events.some(({ event }) => event.containerId === 'bad')) throw new RuntimeError('INVALID_ARGUMENT', 'no such topic')
+  }, silentLog)
+  await Promise.all(['first', 'a', 'bad', 'b', 'c'].map((id) => queue.publish(oom(id))))
+  t.strictSame(attempts, ['first', 'a bad b c', 'a', 'bad', 'bad', 'bad', 'b', 'c'])
 })
 
 t.test('an event is repeated while the sandboxer is away, and dropped when it is refused for good', async (t) => {
   const attempts: string[] = []
-  const queue = new EventQueue(async (_, { containerId }) => {
-    attempts.push(containerId)
-    if (containerId === 'away' && attempts.length < 3) throw new RuntimeError('UNAVAILABLE', 'restarting')
-    if (containerId === 'bad') throw new RuntimeError('INVALID_ARGUMENT', 'no such topic')
+  const queue = new EventQueue(async (events) => {
+    attempts.push(idsOf(events))
+    if (attempts.length < 3) throw new RuntimeError('UNAVAILABLE', 'restarting')
+    if (attempts.at(-1) === 'bad') throw new RuntimeError('INVALID_ARGUMENT', 'no such topic')
   }, silentLog)
-  await Promise.all([queue.publish(oom('away')), queue.publish(oom('bad')), queue.publish(oom('next'))])
+  await queue.publish(oom('away'))
+  await queue.publish(oom('bad'))
+  await queue.publish(oom('next'))
   t.strictSame(attempts, ['away', 'away', 'away', 'bad', 'bad', 'bad', 'next'])
 })
 
 t.test('a full queue drops its oldest, but not the one on its way', async (t) => {
   const { promise, resolve } = Promise.withResolvers<void>()
   const sent: string[] = []
-  const queue = new EventQueue(async (_, { containerId }) => {
+  const queue = new EventQueue(async (events) => {
     await promise
-    sent.push(containerId)
+    t.ok(events.length <= EVENTS_AT_ONCE_MAX)
+    sent.push(...events.map(({ event }) => event.containerId))
   }, silentLog)
   const all = Array.from({ length: EVENTS_MAX + 5 }, (_, index) => queue.publish(oom(String(index))))
   t.equal(queue.dropped, 5)

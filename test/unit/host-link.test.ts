@@ -128,6 +128,23 @@ t.test('only task events pass, each under its own topic', async (t) => {
   client.close()
 })
 
+const numberedOom = (sequence: number, containerId = 'c') => ({ sequence: String(sequence), topic: '/tasks/oom', event: rpc.any.pack('containerd.events.TaskOOM', { containerId }) })
+
+t.test('several events of one call are handed on in order, up to one that is refused', async (t) => {
+  const { path, heard } = await listening(t)
+  const { host, client } = await linked(path)
+  const { eventsPerPublish } = await host.Hello(hello)
+  await host.Publish({ ...numberedOom(1), more: [numberedOom(2), numberedOom(3)] })
+  await t.rejects(host.Publish({ ...numberedOom(4), more: [numberedOom(5, '../c'), numberedOom(6)] }), { code: 'INVALID_ARGUMENT' })
+  t.same(heard.published.map((line) => line.split(' ')[0]), ['1', '2', '3', '4'])
+  const many = Array.from({ length: eventsPerPublish }, (_, at) => numberedOom(10 + at))
+  await t.rejects(host.Publish({ ...numberedOom(9), more: many }), { code: 'INVALID_ARGUMENT', message: /limit is/ })
+  t.equal(heard.published.length, 4)
+  await host.Publish({ ...numberedOom(9), more: many.slice(1) })
+  t.equal(heard.published.length, 4 + eventsPerPublish)
+  client.close()
+})
+
 t.test('the newest link wins', async (t) => {
   const { path } = await listening(t)
   const first = await linked(path)
