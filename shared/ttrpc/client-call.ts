@@ -6,6 +6,7 @@ import { decodeResponse, type ResponseEnvelope } from './envelope.ts'
 import { frameFlag, frameType, halfClose, keepBytes, noBytes } from './frame.ts'
 import { MessagePump } from './message-pump.ts'
 import { tell } from './options.ts'
+import { checkFields } from './protobuf.ts'
 import { markHandled, ReceiveQueue } from './receive-queue.ts'
 import { Stall } from './stall.ts'
 import { abortError, statusError } from './status.ts'
@@ -103,6 +104,7 @@ export abstract class ClientCall {
 
   protected decode(bytes: Buffer): unknown {
     try {
+      checkFields(bytes, this.link.limits.receivedFieldsMax)
       return this.method.definition.responseDeserialize(bytes)
     } catch (cause) {
       throw new RuntimeError('INTERNAL', `${this.path}: the answer could not be decoded`, { cause })

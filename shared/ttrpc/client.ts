@@ -121,7 +121,7 @@ export class ClientLink implements Endpoint {
     const call = this.#pending.get(id)
     call?.fail(new RuntimeError(
       'RESOURCE_EXHAUSTED',
-      `${call.path}: an answer of ${length} bytes is above the limit of ${this.limits.frameBytesMax}`,
+      `${call.path}: an answer of ${length} bytes is above the limit of ${this.limits.receivedFrameBytesMax}`,
     ))
   }
 
@@ -168,8 +168,8 @@ export class ClientLink implements Endpoint {
   }
 
   #checkSize(path: string, size: number): void {
-    if (size > this.limits.frameBytesMax) {
-      const limit = this.limits.frameBytesMax
+    if (size > this.limits.sentFrameBytesMax) {
+      const limit = this.limits.sentFrameBytesMax
       throw new RuntimeError('RESOURCE_EXHAUSTED', `${path}: a request of ${size} bytes is above the limit of ${limit}`)
     }
     if (!this.connection.sending.fits(size)) {

@@ -4,6 +4,7 @@ import { explain, RuntimeError } from '../errors.ts'
 import { FrameParser, frameTypeName, type FrameSink, type PartialFrame } from './frame.ts'
 import type { Limits } from './limits.ts'
 import { SendQueue } from './send-queue.ts'
+import { TimeShare } from './time-share.ts'
 
 /** The half of the protocol that lives on a connection. */
 export interface Endpoint extends FrameSink {
@@ -21,6 +22,7 @@ export class Connection {
   readonly #socket: Duplex
   readonly #parser: FrameParser
   readonly #endpoint: Endpoint
+  readonly #share: TimeShare
   readonly #resolveClosed: (error: RuntimeError | undefined) => void
   readonly #holders = new Set<object>()
   #over = false
@@ -33,7 +35,8 @@ export class Connection {
     this.#socket = socket
     this.#endpoint = endpoint
     this.sending = new SendQueue(socket, limits, () => endpoint.relieved())
-    this.#parser = new FrameParser(endpoint, limits.frameBytesMax)
+    this.#parser = new FrameParser(endpoint, limits.receivedFrameBytesMax)
+    this.#share = new TimeShare(limits.readShareMax, performance.now())
   }
 
   /** Starts reading. Not in the constructor: the endpoint may not exist yet when that runs. */
@@ -77,7 +80,17 @@ export class Connection {
     } catch (error) {
       this.#finish(new RuntimeError('INTERNAL', 'a frame could not be handled', { cause: error }))
     }
-    if (performance.now() - startedMs > this.limits.readMsMax) this.#yield()
+    const nowMs = performance.now()
+    const tookMs = nowMs - startedMs
+    const restMs = this.#share.spend(tookMs, nowMs)
+    if (restMs > 0) this.#rest(restMs)
+    else if (tookMs > this.limits.readMsMax) this.#yield()
+  }
+
+  /** The connection has had more than its share of the process's time. */
+  #rest(ms: number): void {
+    this.hold(this)
+    setTimeout(() => this.release(this), Math.ceil(ms)).unref()
   }
 
   /** Ends this connection's turn: Node reads a busy socket up to 32 times before it looks at anything else. */

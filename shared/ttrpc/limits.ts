@@ -2,8 +2,15 @@
 import { RuntimeError } from '../errors.ts'
 
 export interface Limits {
-  /** Largest encoded envelope or stream message, sent or received, in bytes. The default is the protocol's. */
-  readonly frameBytesMax: number
+  /** Largest encoded envelope or stream message sent, in bytes. The default is the protocol's. */
+  readonly sentFrameBytesMax: number
+  /** The same for what is received. */
+  readonly receivedFrameBytesMax: number
+  /**
+   * Fields of a received message, those of messages in it not counted. A list of empty messages, two bytes each, decodes to
+   * 70 times its bytes: a peer that means harm should be held to as many as it has use for.
+   */
+  readonly receivedFieldsMax: number
   /** Bytes queued for a peer that does not read: above, new calls fail at once and answers wait for room. */
   readonly sendQueueBytesMax: number
   /** Bytes queued above which streams wait before their next message and a server stops reading requests. */
@@ -26,6 +33,11 @@ export interface Limits {
   readonly heldBytesMax: number
   /** How long, in milliseconds, one chunk of a connection may take before all else in the process has its turn. */
   readonly readMsMax: number
+  /**
+   * Largest share of the process's time, for long, that may go into taking what a connection's peer sends (decoding it and
+   * the first, synchronous part of handlers); above it the connection is not read for a while. 1 is no limit.
+   */
+  readonly readShareMax: number
   /** Metadata pairs of one request. */
   readonly metadataPairsMax: number
   /** Bytes of a status message sent; the rest is cut off. */
@@ -38,7 +50,9 @@ const KiB = 1024
 const MiB = 1024 * KiB
 
 export const defaultLimits: Limits = {
-  frameBytesMax: 4 * MiB,
+  sentFrameBytesMax: 4 * MiB,
+  receivedFrameBytesMax: 4 * MiB,
+  receivedFieldsMax: Number.POSITIVE_INFINITY,
   sendQueueBytesMax: 16 * MiB,
   sendQueueBytesHigh: 256 * KiB,
   writeBytesMax: Number.POSITIVE_INFINITY,
@@ -47,6 +61,7 @@ export const defaultLimits: Limits = {
   concurrentCallsMax: 4096,
   heldBytesMax: 64 * MiB,
   readMsMax: 5,
+  readShareMax: 1,
   metadataPairsMax: 1024,
   statusMessageBytesMax: 16 * KiB,
   closeMsMax: 1000,
@@ -54,13 +69,15 @@ export const defaultLimits: Limits = {
 
 /**
  * The defaults with some of them replaced.
- * @throws RuntimeError INVALID_ARGUMENT when a limit is not a number of at least 1.
+ * @throws RuntimeError INVALID_ARGUMENT when a limit is not a number of at least 1, or the share not one above 0 and up to 1.
  */
 export function resolveLimits(changes: Partial<Limits> = {}): Limits {
   const limits = { ...defaultLimits, ...changes }
   for (const [name, value] of Object.entries(limits)) {
-    if (typeof value === 'number' && value >= 1) continue
-    throw new RuntimeError('INVALID_ARGUMENT', `ttrpc limit ${name} is ${value}; expected a number of at least 1`)
+    const isShare = name === 'readShareMax'
+    if (typeof value === 'number' && (isShare ? value > 0 && value <= 1 : value >= 1)) continue
+    const expected = isShare ? 'above 0 and up to 1' : 'of at least 1'
+    throw new RuntimeError('INVALID_ARGUMENT', `ttrpc limit ${name} is ${value}; expected a number ${expected}`)
   }
   return limits
 }

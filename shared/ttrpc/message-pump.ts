@@ -72,10 +72,10 @@ export class MessagePump {
   }
 
   async #send(message: Uint8Array): Promise<void> {
-    if (message.length > this.#limits.frameBytesMax) {
+    if (message.length > this.#limits.sentFrameBytesMax) {
       throw new RuntimeError(
         'RESOURCE_EXHAUSTED',
-        `a message of ${message.length} bytes is above the limit of ${this.#limits.frameBytesMax}`,
+        `a message of ${message.length} bytes is above the limit of ${this.#limits.sentFrameBytesMax}`,
       )
     }
     while (!this.#queue.fits(message.length) && !this.#isStopped()) await this.#room()

@@ -42,6 +42,20 @@ export const wireType = { varint: 0, fixed64: 1, bytes: 2, startGroup: 3, endGro
 /** Groups inside groups that are skipped before the message counts as malformed. */
 const groupDepthMax = 32
 
+/** A tag, and a number or a length. */
+const FIELD_BYTES_MIN = 2
+
+/** Throws a DecodeError for a message of more than `max` fields, those of messages in it not counted. */
+export function checkFields(bytes: Buffer, max: number): void {
+  if (bytes.length / FIELD_BYTES_MIN <= max) return
+  const reader = new Reader(bytes, 0, bytes.length)
+  let fields = 0
+  for (let tag = reader.tag(); tag !== 0; tag = reader.tag()) {
+    if (++fields > max) throw new DecodeError(`more than ${max} fields`)
+    reader.skip(tag)
+  }
+}
+
 /** A cursor over one encoded message. Everything it reads is checked against the message's end. */
 export class Reader {
   readonly bytes: Buffer

@@ -6,6 +6,7 @@ import { frameFlag, frameType, halfClose, keepBytes, noBytes } from './frame.ts'
 import { isAsyncIterable, MessagePump } from './message-pump.ts'
 import type { CallContext, Metadata } from './method.ts'
 import { tell } from './options.ts'
+import { checkFields } from './protobuf.ts'
 import type { ReceiveQueue } from './receive-queue.ts'
 import { RequestStream } from './request-stream.ts'
 import type { ServedMethod } from './server.ts'
@@ -118,6 +119,7 @@ export class ServerCall implements CallContext {
 
   #decode(bytes: Buffer): unknown {
     try {
+      checkFields(bytes, this.#link.shared.limits.receivedFieldsMax)
       return this.#method.definition.requestDeserialize(bytes)
     } catch (cause) {
       throw new RuntimeError('INVALID_ARGUMENT', `${this.path}: the request could not be decoded`, { cause })
@@ -203,10 +205,10 @@ export class ServerCall implements CallContext {
     } catch (cause) {
       throw new RuntimeError('INTERNAL', `${this.path}: the answer could not be encoded`, { cause })
     }
-    const { frameBytesMax } = this.#link.shared.limits
+    const { sentFrameBytesMax } = this.#link.shared.limits
     const size = this.#method.definition.responseStream ? bytes.length : responseSize(bytes)
-    if (size <= frameBytesMax) return bytes
-    const message = `${this.path}: an answer of ${size} bytes is above the limit of ${frameBytesMax}`
+    if (size <= sentFrameBytesMax) return bytes
+    const message = `${this.path}: an answer of ${size} bytes is above the limit of ${sentFrameBytesMax}`
     throw new RuntimeError('RESOURCE_EXHAUSTED', message)
   }
 

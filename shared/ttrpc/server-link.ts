@@ -56,7 +56,7 @@ export class ServerLink implements Endpoint {
   }
 
   oversize(id: number, type: number, _flags: number, length: number): void {
-    const limit = this.shared.limits.frameBytesMax
+    const limit = this.shared.limits.receivedFrameBytesMax
     const error = new RuntimeError('RESOURCE_EXHAUSTED', `a frame of ${length} bytes is above the limit of ${limit}`)
     if (type === frameType.request) this.refuse(id, error)
     else if (type === frameType.data) this.#active.get(id)?.fail(error)

@@ -32,7 +32,7 @@ export function encodeError(error: RuntimeError, limits: Limits): Buffer {
     : `${text.toString('utf8', 0, Math.max(0, limits.statusMessageBytesMax - 8))}…`
   const code = statusCodes[error.code]
   const status = encodeStatus({ code, message, details: [...error.details] })
-  if (status.length <= limits.frameBytesMax) return status
+  if (status.length <= limits.sentFrameBytesMax) return status
   return encodeStatus({ code, message: '', details: [] })
 }
 

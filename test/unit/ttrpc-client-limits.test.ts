@@ -124,7 +124,7 @@ async function* nothing(): AsyncGenerator<null> {
 
 t.test('limits of calls and sizes', async (t) => {
   const reports: CallReport[] = []
-  using link = await rawServer({ concurrentCallsMax: 2, frameBytesMax: 1000, onCall: (report) => reports.push(report) })
+  using link = await rawServer({ concurrentCallsMax: 2, sentFrameBytesMax: 1000, onCall: (report) => reports.push(report) })
   const { calls, peer } = link
   const pending = [calls.Echo({}), calls.Echo({})]
   t.match(await failure(calls.Echo({})), { code: 'RESOURCE_EXHAUSTED', message: /2 calls are in flight/ })

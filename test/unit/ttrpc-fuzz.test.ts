@@ -163,7 +163,7 @@ function randomFrame(payload: () => Buffer): Buffer {
 }
 
 t.test('a server', async (t) => {
-  const limits = { frameBytesMax: 65_536, streamQueueBytesMax: 20_000, streamStallMsMax: 5, heldBytesMax: 200_000 }
+  const limits = { receivedFrameBytesMax: 65_536, streamQueueBytesMax: 20_000, streamStallMsMax: 5, heldBytesMax: 200_000 }
   const server = new TtrpcServer(limits).add(peerService, peerHandlers)
   for (let run = 0; run < 150 * runs; run++) {
     const link = await rawClient(server)
@@ -217,7 +217,7 @@ async function callAny(calls: Calls<PeerTypes>): Promise<string> {
 t.test('a client', async (t) => {
   const codes = new Map<string, number>()
   for (let run = 0; run < 150 * runs; run++) {
-    using link = await rawServer({ frameBytesMax: 65_536, streamQueueBytesMax: 20_000, streamStallMsMax: 5 })
+    using link = await rawServer({ receivedFrameBytesMax: 65_536, streamQueueBytesMax: 20_000, streamStallMsMax: 5 })
     const pending = Array.from({ length: 6 }, () => callAny(link.calls))
     for (let i = 0; i < 60; i++) link.peer.send(randomFrame(() => envelopes.encodeResponse(randomResponse())))
     if (random.below(2) === 0) link.peer.send(random.bytes(30))

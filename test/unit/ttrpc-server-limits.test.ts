@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { hasCode } from '#shared/errors.ts'
 import type { Handlers } from '#shared/ttrpc/index.ts'
+import { TimeShare } from '#shared/ttrpc/time-share.ts'
 import type { PeerTypes } from '../peer-go/service.ts'
 import { alive, attack, slow } from '../support/ttrpc-attack.ts'
 import { text } from '../support/ttrpc-calls.ts'
@@ -69,6 +70,42 @@ t.test('too many calls', async (t) => {
     peer.send(frame(11, 1, 0, request('Echo', Buffer.alloc(5000))))
     t.match(await peer.response(), { id: 11, code: 0 }, 'what is answered is not held')
   }
+})
+
+t.test('a peer that keeps the process busy', async (t) => {
+  const busyMs = 150
+  const echoes: { readonly atMs: number; readonly value: string }[] = []
+  const handlers: Handlers<PeerTypes> = {
+    Echo({ value }) {
+      const atMs = performance.now()
+      echoes.push({ atMs, value: value.toString() })
+      while (value.includes('busy') && performance.now() - atMs < busyMs);
+      return { value }
+    },
+  }
+  await using attacked = await attack({ readShareMax: 0.25 }, handlers)
+  using other = await rawClient(attacked.server)
+  const { peer } = attacked
+  peer.send(frame(1, 1, 0, request('Echo', text('busy'))))
+  t.match(await peer.response(), { id: 1, code: 0 })
+  peer.send(frame(3, 1, 0, request('Echo', text('later'))))
+  other.peer.send(frame(1, 1, 0, request('Echo', text('other'))))
+  await other.peer.response()
+  t.match(await peer.response(), { id: 3, code: 0 }, 'it is served again')
+  t.match(echoes.map(({ value }) => value), [/busy/, /other/, /later/], 'the others come first')
+  // 100 ms of the 150 were saved up; of the other 50, 37.5 are earned in the 150 themselves and 12.5 in 50 more.
+  t.ok((echoes[2]?.atMs ?? 0) - (echoes[0]?.atMs ?? 0) >= 200, 'what it took is taken off it')
+})
+
+t.test('a share of the time', (t) => {
+  const share = new TimeShare(0.25, 0)
+  t.equal(share.spend(60, 1000), 0, 'of the 100 that may be saved 45 are gone, for 15 were earned meanwhile')
+  t.equal(share.spend(80, 1080), 20, '5 more than there were')
+  t.equal(share.spend(20, 1120), 60, 'the rest has paid for those')
+  t.equal(share.spend(100, 100_000), 0, 'all of it is there again')
+  const all = new TimeShare(1, 0)
+  t.equal(all.spend(5000, 5000), 0, 'a share of 1 is no limit')
+  t.end()
 })
 
 t.test('a handler that does not read its stream', async (t) => {

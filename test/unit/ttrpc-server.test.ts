@@ -61,7 +61,7 @@ t.test('malformed requests', async (t) => {
 })
 
 t.test('frames above the limit', async (t) => {
-  await using attacked = await attack({ frameBytesMax: 1000 })
+  await using attacked = await attack({ sentFrameBytesMax: 1000, receivedFrameBytesMax: 1000 })
   const { peer } = attacked
   peer.send(frame(1, 1, 0, Buffer.alloc(1001)), frame(3, 1, 0, request('Echo', text('next'))))
   t.match(await peer.response(), { id: 1, code: 8, message: 'a frame of 1001 bytes is above the limit of 1000' })
@@ -81,6 +81,23 @@ t.test('frames above the limit', async (t) => {
   t.match(await peer.response(), { id: 15, code: 0 })
   peer.send(frame(17, 1, 0, request('Fill', text(''), { payload: Buffer.from('08e807', 'hex') })))
   t.match(await peer.response(), { id: 17, code: 8, message: /an answer of 100\d bytes is above the limit of 1000/ })
+})
+
+t.test('messages of more fields than the limit', async (t) => {
+  await using attacked = await attack({ receivedFieldsMax: 3 })
+  const { peer, calls } = attacked
+  // Field 15, empty, as often as asked: unknown, and so no harm.
+  const empty = Buffer.from([0x7a, 0])
+  const fields = (count: number) => Buffer.alloc(2 * count, empty)
+  peer.send(frame(1, 1, 0, request('Echo', text(''), { payload: fields(4) })), frame(3, 1, 0, request('Echo', text(''), { payload: fields(3) })))
+  t.match(await peer.response(), { id: 1, code: 3, message: /could not be decoded/ })
+  t.match(calls[0]?.message, /more than 3 fields/)
+  t.match(await peer.response(), { id: 3, code: 0 })
+  peer.send(frame(5, 1, 6, request('Chat', text(''))), frame(5, 3, 0, fields(4)))
+  t.match(await peer.response(), { id: 5, code: 3 }, 'a stream ends with such a message')
+  peer.send(frame(7, 1, 0, request('Echo', text(''), { payload: Buffer.from([0x7a, 9, 0, 0, 0, 0, 0]) })))
+  t.match(await peer.response(), { id: 7, code: 3 }, 'what is cut off is as malformed as ever')
+  await alive(t, peer)
 })
 
 t.test('one byte at a time', async (t) => {
@@ -325,7 +342,8 @@ t.test('mistakes of the owner', async (t) => {
     () => serviceOf({ Echo, Other: { ...Echo, path: '/other/Echo' } }),
     { message: /methods of one service, not of: kuasar/ },
   )
-  t.throws(() => new TtrpcServer({ frameBytesMax: 0 }), { code: 'INVALID_ARGUMENT', message: /frameBytesMax is 0/ })
+  t.throws(() => new TtrpcServer({ sentFrameBytesMax: 0 }), { code: 'INVALID_ARGUMENT', message: /sentFrameBytesMax is 0/ })
+  t.throws(() => new TtrpcServer({ readShareMax: 1.5 }), { code: 'INVALID_ARGUMENT', message: /readShareMax is 1.5; expected a number above 0 and up to 1/ })
   t.throws(() => new TtrpcServer({ closeMsMax: Number.NaN }), { code: 'INVALID_ARGUMENT' })
   await using attacked = await attack({
     onCall: () => {

@@ -1,0 +1,24 @@
+/** A share of the process's time, with some saved up for a burst. */
+
+/** What may be saved up, in ms: an agent's greeting and a batch of its log at once take less. */
+const SAVED_MS_MAX = 100
+
+export class TimeShare {
+  readonly #share: number
+  #savedMs = SAVED_MS_MAX
+  #atMs: number
+
+  /** `share`: above 0, 1 at most. `nowMs`, here and below: monotonic. */
+  constructor(share: number, nowMs: number) {
+    this.#share = share
+    this.#atMs = nowMs
+  }
+
+  /** `tookMs` up to `nowMs` were spent. Returns for how many ms nothing should be, from now on; 0 while there is some left. */
+  spend(tookMs: number, nowMs: number): number {
+    const idleMs = nowMs - tookMs - this.#atMs
+    this.#atMs = nowMs
+    this.#savedMs = Math.min(SAVED_MS_MAX, this.#savedMs + idleMs * this.#share) + tookMs * this.#share - tookMs
+    return Math.max(0, -this.#savedMs / this.#share)
+  }
+}
