@@ -5,8 +5,8 @@ import { createLog, type Log, type LogLevel, type LogRecord } from '#shared/log.
 /** Records kept while the link is down; the oldest go first. */
 export const LOG_RECORDS_MAX = 1000
 
-/** Records sent in one call. */
-const LOG_BATCH_MAX = 100
+/** Records sent in one call: the longest, of three bytes to a character, fit in a message of a guest's. */
+export const LOG_BATCH_MAX = 10
 
 /** How long records gather before they are sent. */
 const LOG_BATCH_MS = 200
@@ -46,7 +46,7 @@ export class AgentLog {
 
   #schedule(): void {
     if (this.#send === undefined || this.#timer !== undefined || this.#records.length === 0) return
-    this.#timer = setTimeout(() => void this.#flush(), LOG_BATCH_MS)
+    this.#timer = setTimeout(() => void this.#flush(), this.#records.length < LOG_BATCH_MAX ? LOG_BATCH_MS : 0)
     this.#timer.unref()
   }
 

@@ -1,7 +1,8 @@
 /** The sandboxer's service in the agent's own terms: what crosses the link is translated here and nowhere else. */
 import { link as hardLink } from 'node:fs/promises'
 import { explain, RuntimeError } from '#shared/errors.ts'
-import type { Log, LogRecord } from '#shared/log.ts'
+import { LOG_FIELDS_LENGTH_MAX, LOG_MESSAGE_LENGTH_MAX } from '#shared/link-limits.ts'
+import type { Log, LogFields, LogRecord } from '#shared/log.ts'
 import { type PodNetwork, type Route, routeTypes } from '#shared/network.ts'
 import type { MessageOut } from '#shared/rpc/any.ts'
 import type { BootMark } from '../boot-marks.ts'
@@ -84,14 +85,19 @@ export function createLogSender(link: HostLink): (records: readonly LogRecord[],
       records: records.map(({ timeMs, level, message, fields }) => ({
         realtimeNanos: String(BigInt(Math.trunc(timeMs)) * 1_000_000n),
         level,
-        message,
-        fields: JSON.stringify(Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, textOf(value)]))),
+        message: message.slice(0, LOG_MESSAGE_LENGTH_MAX),
+        fields: fieldsText(fields),
       })),
       dropped: String(dropped),
     }
     const calls = await link.calls(LOG_MS_MAX)
     await calls.Log(request, { timeoutMs: LOG_MS_MAX })
   }
+}
+
+function fieldsText(fields: LogFields): string {
+  return JSON.stringify(Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, textOf(value)])))
+    .slice(0, LOG_FIELDS_LENGTH_MAX)
 }
 
 export function helloOf(kernel: string, resumed: boolean, boot: readonly BootMark[], bootTimeNanos: bigint): Hello {

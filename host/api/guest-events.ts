@@ -8,7 +8,7 @@ import type { AnyCodec, AnyValue } from '#shared/rpc/any.ts'
 import type { EventEnvelope } from '../containerd/contract.ts'
 
 /** An event is a few ids and a time; TaskCreate carries the mounts of a root file system too. */
-const EVENT_BYTES_MAX = 64 * 1024
+const EVENT_BYTES_MAX = 16 * 1024
 
 const types = {
   '/tasks/create': 'containerd.events.TaskCreate',

@@ -1,11 +1,10 @@
 /** A guest's log records in the sandboxer's log, at a rate that leaves room for everybody else's. */
+import { LOG_FIELDS_LENGTH_MAX, LOG_MESSAGE_LENGTH_MAX } from '#shared/link-limits.ts'
 import { logLevels, type Log, type LogLevel } from '#shared/log.ts'
 
 /** Records per second a guest may log for long, and at once. */
 const RECORDS_PER_SECOND = 100
 const BURST_RECORDS = 1000
-const MESSAGE_LENGTH_MAX = 2048
-const FIELDS_LENGTH_MAX = 4096
 
 export interface GuestRecord {
   readonly realtimeNanos: string
@@ -30,7 +29,7 @@ export class GuestLog {
     for (const record of records) {
       if (!this.#admit()) continue
       const guestTime = new Date(Number(BigInt(record.realtimeNanos) / 1_000_000n))
-      this.#log[level(record.level)](record.message.slice(0, MESSAGE_LENGTH_MAX), {
+      this.#log[level(record.level)](record.message.slice(0, LOG_MESSAGE_LENGTH_MAX), {
         guest: true,
         ...(Number.isNaN(guestTime.getTime()) ? {} : { guestTime: guestTime.toISOString() }),
         ...(record.fields === '' ? {} : { guestFields: fields(record.fields) }),
@@ -73,7 +72,7 @@ const level = (word: string): LogLevel => logLevels.find((known) => known === wo
 
 /** Kept apart from our own fields, so that a guest cannot pass for another. */
 function fields(text: string): unknown {
-  if (text.length > FIELDS_LENGTH_MAX) return `${text.slice(0, FIELDS_LENGTH_MAX)}…`
+  if (text.length > LOG_FIELDS_LENGTH_MAX) return `${text.slice(0, LOG_FIELDS_LENGTH_MAX)}…`
   try {
     return JSON.parse(text)
   } catch {

@@ -7,6 +7,7 @@ import { chmod, rm } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
 import { RuntimeError, explain, unreachable } from '#shared/errors.ts'
 import { containerId } from '#shared/ids.ts'
+import { GUEST_MESSAGE_BYTES_MAX, GUEST_MESSAGE_FIELDS_MAX } from '#shared/link-limits.ts'
 import type { Log } from '#shared/log.ts'
 import type { Rpc, ServiceTypesOf } from '#shared/rpc/services.ts'
 import type { Handlers } from '#shared/ttrpc/method.ts'
@@ -18,8 +19,18 @@ import { nowMs } from '../sandbox/trace.ts'
 import { readEvent } from './guest-events.ts'
 import { GuestLog } from './guest-log.ts'
 
-/** Of one guest's link. An agent has one prepare or release per container under way, and one publish. */
-const limits = { concurrentCallsMax: 256, heldBytesMax: 16 * 1024 * 1024, sendQueueBytesMax: 32 * 1024 * 1024 }
+/**
+ * Of one guest's link. An agent has one prepare or release per container under way, a publish and a batch of its log; what
+ * is held is the encoded requests of calls that are not answered yet.
+ */
+const limits = {
+  receivedFrameBytesMax: GUEST_MESSAGE_BYTES_MAX,
+  receivedFieldsMax: GUEST_MESSAGE_FIELDS_MAX,
+  concurrentCallsMax: 256,
+  heldBytesMax: 4 * GUEST_MESSAGE_BYTES_MAX,
+  sendQueueBytesMax: 32 * 1024 * 1024,
+  readShareMax: 0.2,
+}
 const BOOT_MARKS_MAX = 64
 /** A guest's queue hands on 16 at once. */
 const EVENTS_PER_PUBLISH_MAX = 64

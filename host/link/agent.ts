@@ -1,5 +1,6 @@
 /** The sandboxer's side of kuasar.agent.v1: one connection per guest, opened on first use and again after it broke. */
 import type { Socket } from 'node:net'
+import { GUEST_MESSAGE_BYTES_MAX, GUEST_MESSAGE_FIELDS_MAX } from '#shared/link-limits.ts'
 import type { AnyValue } from '#shared/rpc/any.ts'
 import type { Rpc, ServiceTypesOf } from '#shared/rpc/services.ts'
 import { TtrpcClient } from '#shared/ttrpc/client.ts'
@@ -9,6 +10,8 @@ import { networkMessage } from './network.ts'
 
 /** vsock port on which the agent serves Task, Streaming and kuasar.agent.v1. */
 export const AGENT_PORT = 1024
+
+const limits = { receivedFrameBytesMax: GUEST_MESSAGE_BYTES_MAX, receivedFieldsMax: GUEST_MESSAGE_FIELDS_MAX }
 
 export interface GuestTask {
   readonly containerId: string
@@ -79,7 +82,7 @@ export class AgentLink {
 
   #connect(signal: AbortSignal): Promise<{ client: TtrpcClient; agent: Agent }> {
     const connecting = this.#dial(AGENT_PORT, signal).then((socket) => {
-      const client = new TtrpcClient(socket)
+      const client = new TtrpcClient(socket, limits)
       void client.closed.then(forget)
       if (this.#closed) client.close()
       return { client, agent: client.calls(this.#rpc.agent) }

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { existsSync, unlinkSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import { RuntimeError } from '#shared/errors.ts'
+import { GUEST_MESSAGE_BYTES_MAX } from '#shared/link-limits.ts'
 import type { MessageIn, MessageOut } from '#shared/rpc/any.ts'
 import { TtrpcServer } from '#shared/ttrpc/server.ts'
 import { rpc } from './task-client.ts'
@@ -37,7 +38,7 @@ export class FakeHost implements AsyncDisposable {
 
   /** Listens; also again after `stop`, as a restarted sandboxer does. */
   async start(): Promise<void> {
-    const server = new TtrpcServer().add(rpc.host, {
+    const server = new TtrpcServer({ receivedFrameBytesMax: GUEST_MESSAGE_BYTES_MAX }).add(rpc.host, {
       Hello: (request) => {
         this.hellos.push(request)
         this.#wake()

@@ -41,10 +41,10 @@ async function dial() {
 
 const hello = (resumed: boolean) => ({
   protocolVersion: PROTOCOL_VERSION,
-  agentVersion: 'a'.repeat(100_000),
-  kernelVersion: 'k\n\u001b[31m'.repeat(10_000),
+  agentVersion: 'a'.repeat(50_000),
+  kernelVersion: 'k\n\u001b[31m'.repeat(5000),
   resumed,
-  boot: Array.from({ length: 10_000 }, (_, index) => ({ name: `mark-${index}`, boottimeNanos: '18446744073709551615' })),
+  boot: Array.from({ length: 2000 }, (_, index) => ({ name: `mark-${index}`, boottimeNanos: '18446744073709551615' })),
   boottimeNanos: '18446744073709551615',
 })
 
@@ -176,9 +176,17 @@ async function main(): Promise<void> {
     socket.destroy()
     return bytes > 0 ? 'sent' : 'not sent'
   })
-  await attack('flood of hello', () => flood('Hello', rpc.host.methods.Hello.requestSerialize(hello(true)), 20))
-  const records = Array.from({ length: 500 }, () => ({ realtimeNanos: '-1', level: 'error', message: 'm'.repeat(5000), fields: '{'.repeat(1000) }))
-  await attack('flood of large logs', () => flood('Log', rpc.host.methods.Log.requestSerialize({ records, dropped: '1' }), 2))
+  // Field 5 of no length: the attacker need not hold what it decodes to.
+  const emptyMark = Buffer.from([0x2a, 0])
+  const hellos = (marks: number) =>
+    Buffer.concat([rpc.host.methods.Hello.requestSerialize({ ...hello(true), boot: [] }), Buffer.alloc(2 * marks, emptyMark)])
+  await attack('flood of hello', () => flood('Hello', rpc.host.methods.Hello.requestSerialize({ ...hello(true), boot: [] }), 20))
+  // Two bytes each, and a hundred when decoded: as many as a message may hold, as fit in one, and as the protocol allows.
+  await attack('flood of empty marks', () => flood('Hello', hellos(2000), 20))
+  await attack('flood of too many marks', () => flood('Hello', hellos(40_000), 20))
+  await attack('flood of enormous hellos', () => flood('Hello', hellos(1_900_000), 1))
+  const records = Array.from({ length: 40 }, () => ({ realtimeNanos: '-1', level: 'error', message: 'm'.repeat(5000), fields: '{'.repeat(1000) }))
+  await attack('flood of large logs', () => flood('Log', rpc.host.methods.Log.requestSerialize({ records, dropped: '1' }), 20))
   await attack('flood of small logs', () => flood('Log', rpc.host.methods.Log.requestSerialize({ records: [], dropped: '7' }), 5000))
   await attack('flood of prepares', () => flood('Prepare', rpc.host.methods.Prepare.requestSerialize({ containerId: foreign }), 5000))
   civil = false

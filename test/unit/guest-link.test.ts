@@ -9,9 +9,10 @@ import type { TaskEvent } from '#guest/container/ports.ts'
 import { EVENTS_AT_ONCE_MAX, EVENTS_MAX, EventQueue, type NumberedEvent } from '#guest/link/events.ts'
 import { acceptHybrid } from '#guest/link/hybrid.ts'
 import { HostLink } from '#guest/link/link.ts'
-import { AgentLog, LOG_RECORDS_MAX } from '#guest/link/logs.ts'
-import { helloOf } from '#guest/services/host.ts'
+import { AgentLog, LOG_BATCH_MAX, LOG_RECORDS_MAX } from '#guest/link/logs.ts'
+import { createLogSender, helloOf } from '#guest/services/host.ts'
 import { RuntimeError } from '#shared/errors.ts'
+import { LOG_MESSAGE_LENGTH_MAX } from '#shared/link-limits.ts'
 import { silentLog, type LogRecord } from '#shared/log.ts'
 import { FakeHost } from '#test/support/fake-host.ts'
 import { rpc } from '#test/support/task-client.ts'
@@ -111,7 +112,7 @@ t.test('records reach the sandboxer in batches; what was dropped is counted', as
   })
   await promise
   t.equal(dropped + batches.flat().length, LOG_RECORDS_MAX + 7, 'every record is sent or counted')
-  t.ok(batches.every((batch) => batch.length <= 100))
+  t.ok(batches.every((batch) => batch.length <= LOG_BATCH_MAX))
   t.equal(lines[0], 'line 0\n')
   agentLog.log.with({ container: 'c' }).warn('careful', { error: new Error('x') })
   t.equal(lines.at(-1), 'warn: careful (container=c error=x)\n')
@@ -162,6 +163,18 @@ t.test('the link configures once, says Ready once, and comes back', async (t) =>
   await host.stop()
   while (it.up) await new Promise((wake) => setImmediate(wake))
   await t.rejects(it.calls(20), { code: 'UNAVAILABLE', message: /the sandboxer has been away for 0.02 s/ })
+})
+
+t.test('the longest records get through, cut', async (t) => {
+  const path = join(dir, 'records')
+  await using host = new FakeHost(path, () => ({}))
+  await host.start()
+  const agentLog = new AgentLog('info', () => {})
+  for (let index = 0; index < 2 * LOG_BATCH_MAX; index++) agentLog.log.info('…'.repeat(10_000), { output: '…'.repeat(10_000) })
+  agentLog.log.info('the last')
+  agentLog.forwardTo(createLogSender(link(path).it))
+  await host.until(() => host.logs.includes('the last'))
+  t.strictSame(host.logs.map(({ length }) => length), [...Array.from({ length: 2 * LOG_BATCH_MAX }, () => LOG_MESSAGE_LENGTH_MAX), 8])
 })
 
 t.test('a link to a sandboxer that is gone unheard is renewed when the next one calls', async (t) => {

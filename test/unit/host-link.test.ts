@@ -84,12 +84,25 @@ t.test('Hello comes first, of a version that is spoken', async (t) => {
 t.test('what a guest claims is bounded', async (t) => {
   const { path, heard } = await listening(t)
   const { host, client } = await linked(path)
-  const boot = Array.from({ length: 5000 }, (_, index) => ({ name: `m${index}`, boottimeNanos: '18446744073709551615' }))
+  const boot = Array.from({ length: 2000 }, (_, index) => ({ name: `m${index}`, boottimeNanos: '18446744073709551615' }))
   await host.Hello({ ...hello, agentVersion: 'x'.repeat(100_000), boot, boottimeNanos: '18446744073709551615' })
   const [said] = heard.hellos
   t.equal(said?.agentVersion.length, 128)
   t.equal(said?.boot.length, 64)
   t.ok((said?.boottimeNanos ?? 0n) <= 2n ** 62n)
+  client.close()
+})
+
+const emptyMarks = (length: number) => Array.from({ length }, () => ({}))
+
+t.test('a message that an agent has no use for is not decoded', async (t) => {
+  const { path, heard } = await listening(t)
+  const { host, client } = await linked(path)
+  await host.Hello(hello)
+  await t.rejects(host.Hello({ ...hello, boot: emptyMarks(200_000) }), { code: 'RESOURCE_EXHAUSTED', message: /above the limit of 262144/ })
+  await t.rejects(host.Hello({ ...hello, boot: emptyMarks(2045) }), { code: 'INVALID_ARGUMENT', message: /more than 2048 fields/ })
+  t.equal(heard.hellos.length, 1)
+  await host.Ready({})
   client.close()
 })
 
