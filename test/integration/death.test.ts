@@ -1,4 +1,5 @@
 /** Any process of a sandbox dies, and takes its pod down at once: nothing waits for a guest that cannot answer. */
+import { stat } from 'node:fs/promises'
 import t from 'tap'
 import { connectServices, deathReason, signalProcess, until } from '#test/support/faults.ts'
 import { idle, microvm, startKuasar } from '#test/support/kuasar.ts'
@@ -14,12 +15,20 @@ t.teardown(() => services[Symbol.dispose]())
 const well = await cri.runPod({ name: 'well' }, microvm)
 const unaffected = await well.run(idle)
 
-/** What a privileged process in a guest may do to it: everything but PID 1 gets SIGKILL (sysrq.rst, "i"). */
-const killEverything = 'echo i > /proc/sysrq-trigger'
+/** A volume of the pods that die. */
+const volume = { hostPath: '/scratch/death', containerPath: '/volume' }
+await kuasar.sh(`mkdir -p ${volume.hostPath}`)
+
+/**
+ * What a privileged process in a guest may do to it: everything but PID 1 gets SIGKILL (sysrq.rst, "i"). When it did is the
+ * time of the file it makes, by the host's clock.
+ */
+const killEverything = 'echo >/volume/struck; echo i >/proc/sysrq-trigger'
 
 interface Death {
   readonly of: string
-  readonly strike: (podId: string, container: Container) => Promise<void>
+  /** Answers when it struck, if that is not before it was called. */
+  readonly strike: (podId: string, container: Container) => Promise<number | void>
   readonly reason: RegExp
   readonly console?: RegExp
 }
@@ -43,29 +52,31 @@ const deaths: readonly Death[] = [
   },
   {
     of: 'the agent',
-    // The exec dies with everything else.
-    strike: async (_, container) => void container.execSync(['sh', '-c', killEverything]).catch(() => {}),
+    async strike(_, container) {
+      // The exec dies with everything else.
+      void container.execSync(['sh', '-c', killEverything]).catch(() => {})
+      return until('the strike', async () => (await stat(node.path(`${volume.hostPath}/struck`)).catch(() => {}))?.mtimeMs)
+    },
     reason: /^qemu ended: the guest powered off/,
     console: /the agent \(pid \d+\) was killed by signal 9 \(Killed\); powering off/,
   },
 ]
 
-const timed = <T>(answer: Promise<T>) => answer.then((value) => ({ value, atMs: performance.now() }))
+const timed = <T>(answer: Promise<T>) => answer.then((value) => ({ value, atMs: Date.now() }))
 
 for (const { of, strike, reason, console } of deaths) {
   t.test(`death of ${of}`, async (t) => {
     const pod = await cri.runPod({ name: 'dies', linux: { securityContext: { privileged: true } } }, microvm)
-    const container = await pod.run({ ...idle, security: { privileged: true, namespaceOptions: { pid: 'CONTAINER' } } })
+    const container = await pod.run({ ...idle, mounts: [volume], security: { privileged: true, namespaceOptions: { pid: 'CONTAINER' } } })
     const ended = timed(services.controller.Wait({ sandboxId: pod.id }))
     const exited = timed(container.exited())
-    const strikeMs = performance.now()
-    await strike(pod.id, container)
+    const calledMs = Date.now()
+    const strikeMs = (await strike(pod.id, container)) ?? calledMs
     const wait = await ended
     t.equal(wait.value.exitStatus, 137, 'containerd’s Wait is answered')
     const exit = await exited
     t.equal(exit.value.exitCode, 255, 'containerd knows the container’s end')
     const sinceMs = ({ atMs }: { readonly atMs: number }) => Math.round(atMs - strikeMs)
-    // Struck from inside, a death is counted from before the exec that brings it.
     t.comment(`from the kill to Wait’s answer ${sinceMs(wait)} ms, to EXITED in CRI ${sinceMs(exit)} ms`)
     await until('the pod is not ready', async () => (await pod.status()).state === 'SANDBOX_NOTREADY')
     const died = await deathReason(node, pod.id)
