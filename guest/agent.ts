@@ -71,18 +71,19 @@ export async function runAgent(config: GuestConfig, os: Os, rpc: GuestRpc, env: 
   })
   agentLog.forwardTo(createLogSender(link))
 
+  const bootTimeNanos = () => os.processes.bootTimeNanos()
   const containers = new Containers({
     runtime: new Crun(paths.crun, directories.crun, os.processes),
     reaper,
     preparer: createPreparer(link, [`${paths.run}/shared`, `${paths.run}/roots`], log),
     events: new EventQueue(createPublisher(link, rpc), log),
     storages,
-    podPid: new PodPidNamespace(paths.pause),
+    podPid: new PodPidNamespace(paths.pause, reaper, bootTimeNanos),
     io: { os, streams, consoleDir: directories.consoles },
     initPolicy: { output: initOutput, input: initInput },
     execPolicy: { output: execOutput, input: execInput },
     log,
-    bootTimeNanos: () => os.processes.bootTimeNanos(),
+    bootTimeNanos,
     bundleRoot: directories.bundles,
     cgroupRoot: paths.cgroupRoot,
     podCgroup: paths.podCgroup,

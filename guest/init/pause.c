@@ -1,6 +1,9 @@
 /*
  * PID 1 of a pod-shared PID namespace. Started outside one it makes it: the child is PID 1 inside, its pid outside is
  * printed, and the starter exits, so that the child is an orphan of the guest's init like every container.
+ *
+ * Only SIGKILL from outside ends it: what a container sends to its PID 1 the kernel drops, for there is no handler for it
+ * (pid_namespaces(7)).
  */
 #include "init.h"
 
@@ -13,17 +16,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static int reap_until_told(void) {
+static int reap_for_ever(void) {
   sigset_t set;
   int signal = 0;
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
-  sigaddset(&set, SIGTERM);
-  sigaddset(&set, SIGINT);
   sigprocmask(SIG_BLOCK, &set, NULL);
-  while (sigwait(&set, &signal) == 0 && signal == SIGCHLD)
+  while (sigwait(&set, &signal) == 0)
     while (waitpid(-1, NULL, WNOHANG) > 0) continue;
-  return 0;
+  return 1;
 }
 
 static void detach_output(void) {
@@ -33,7 +34,7 @@ static void detach_output(void) {
 }
 
 int pause_main(void) {
-  if (getpid() == 1) return reap_until_told();
+  if (getpid() == 1) return reap_for_ever();
   if (unshare(CLONE_NEWPID) != 0) {
     say("cannot make a PID namespace: %s", strerror(errno));
     return 1;
@@ -45,7 +46,7 @@ int pause_main(void) {
   }
   if (child == 0) {
     detach_output();
-    return reap_until_told();
+    return reap_for_ever();
   }
   printf("%d\n", child);
   return 0;
