@@ -3,6 +3,9 @@ import { RuntimeError } from '#shared/errors.ts'
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type Hello, type Ready } from './guest.ts'
 import { guestSpans, nowMs, type Trace } from './trace.ts'
 
+/** Why a guest that was ready and says the Hello of a fresh boot is no use. */
+export const STARTED_ANEW = 'the guest started anew by itself; its containers are gone'
+
 export class Handshake {
   #ready = Promise.withResolvers<void>()
   readonly #trace: Trace
@@ -31,8 +34,12 @@ export class Handshake {
     return this.#heard === 'nothing' ? 'hello' : 'ready'
   }
 
-  /** Errors: FAILED_PRECONDITION for a guest that says it was configured, and not by this start. */
+  /**
+   * Errors: FAILED_PRECONDITION for a guest that says it was configured, and not by this start; and for one that was not,
+   * when this start's guest is ready.
+   */
   hello(hello: Hello): void {
+    if (!hello.resumed && this.#heard === 'ready') throw new RuntimeError('FAILED_PRECONDITION', STARTED_ANEW)
     if (hello.resumed && this.#heard === 'nothing') throw new RuntimeError('FAILED_PRECONDITION', 'a guest that was configured before this start is not expected')
     this.#helloMs = hello.arrivedAtMs
     if (this.#heard !== 'nothing') return

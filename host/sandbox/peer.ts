@@ -4,7 +4,7 @@ import { IDLE_MAC } from '../network/plan.ts'
 import { ROOTS_TAG, SHARE_TAG } from './backend.ts'
 import type { BoundBackend } from './backends.ts'
 import type { GuestPeer } from './guest.ts'
-import { type Handshake, negotiate } from './handshake.ts'
+import { type Handshake, STARTED_ANEW, negotiate } from './handshake.ts'
 import type { Ledger } from './ledger.ts'
 import type { Guest } from './running-guest.ts'
 import { GUEST_ROOTS_DIR, GUEST_SHARED_DIR } from './share.ts'
@@ -37,7 +37,7 @@ export function guestPeer(sandbox: PeerSandbox, handshake: Handshake, backend: P
       const protocolVersion = negotiate(hello.protocolVersion)
       const { kind } = sandbox.state
       if (kind === 'ready' && !hello.resumed) {
-        void sandbox.kill('the guest started anew by itself; its containers are gone')
+        void sandbox.kill(STARTED_ANEW)
         throw new RuntimeError('FAILED_PRECONDITION', `sandbox ${id} has been ready; a fresh boot cannot take its place`)
       }
       if (kind === 'starting') handshake.hello(hello)

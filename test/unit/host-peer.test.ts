@@ -59,6 +59,18 @@ t.test('a guest that knows nothing of its ready pod has started anew, and its po
   t.match(killed, [/started anew/])
 })
 
+t.test('a guest that starts anew between its Ready and the end of the start is refused, and its pod ended once that is ready', async (t) => {
+  const { peer, handshake, killed, become } = peerOf()
+  await peer.hello(hello(false), signal)
+  peer.ready(ready())
+  await handshake.ready
+  t.throws(() => peer.hello(hello(false), signal), { code: 'FAILED_PRECONDITION', message: /started anew/ })
+  t.strictSame(killed, [])
+  become('ready')
+  t.throws(() => peer.hello(hello(false), signal), { code: 'FAILED_PRECONDITION' }, 'it says its Hello until it is heard')
+  t.match(killed, [/started anew/])
+})
+
 t.test('a guest that was configured by somebody else is not this start’s', async (t) => {
   const { peer, handshake } = peerOf()
   t.throws(() => peer.hello(hello(true), signal), { code: 'FAILED_PRECONDITION', message: /configured before this start/ })
