@@ -46,7 +46,7 @@ export class HostLink {
   readonly #backoff = new Backoff(DIAL_WAIT_MS_FIRST, DIAL_WAIT_MS_MAX)
   #calls: HostCalls | undefined
   /** Whom the link that is up leads to. */
-  #peer: { readonly instance: string; readonly eventsPerPublish: number; readonly client: TtrpcClient } | undefined
+  #peer: { readonly instance: string; readonly eventsPerPublish: number; readonly socket: Socket } | undefined
   #waiting = new Set<(calls: HostCalls) => void>()
   #configured = false
   #ready = false
@@ -75,10 +75,11 @@ export class HostLink {
 
   /**
    * Another sandboxer than the link's has called: the old one is gone, and its end of the link with it. That may have
-   * gone unheard (vhost-device-vsock 0.3.0 passes over a connection that was closed with bytes unread).
+   * gone unheard (vhost-device-vsock 0.3.0 passes over a connection that was closed with bytes unread). Calls under way fail
+   * as if it had been heard.
    */
   calledBy(instance: string): void {
-    if (instance !== '' && this.#peer !== undefined && this.#peer.instance !== instance) this.#peer.client.close()
+    if (instance !== '' && this.#peer !== undefined && this.#peer.instance !== instance) this.#peer.socket.destroy()
   }
 
   /** The sandboxer's methods as soon as it is there; UNAVAILABLE after `limitMs`. */
@@ -132,7 +133,7 @@ export class HostLink {
       this.#backoff.reset()
       this.#calls = calls
       // A sandboxer that does not say takes one.
-      this.#peer = { instance: answer.instance, eventsPerPublish: Math.max(1, answer.eventsPerPublish), client }
+      this.#peer = { instance: answer.instance, eventsPerPublish: Math.max(1, answer.eventsPerPublish), socket }
       for (const resolve of this.#waiting) resolve(calls)
       await client.closed
       log.info('the link to the sandboxer is down')

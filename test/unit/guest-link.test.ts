@@ -188,9 +188,18 @@ t.test('a link to a sandboxer that is gone unheard is renewed when the next one 
   it.calledBy('')
   t.ok(it.up, 'its own sandboxer may call, and one that says nothing of itself')
   host.hello = { ...host.hello, instance: 'second' }
+  // The first sandboxer has the request and is gone.
+  const asked = Promise.withResolvers<void>()
+  host.prepare = () => {
+    asked.resolve()
+    return new Promise(() => {})
+  }
+  const underWay = it.call(10_000, (calls) => calls.Prepare({ containerId: 'x' }))
+  await asked.promise
+  host.prepare = () => ({ pidNamespace: 'PID_NAMESPACE_POD' })
   it.calledBy('second')
   while (host.hellos.length < 2) await new Promise((wake) => setImmediate(wake))
-  await it.call(10_000, (calls) => calls.Log({ records: [{ message: 'again' }] }))
+  t.match(await underWay, { pidNamespace: 'PID_NAMESPACE_POD' }, 'what was under way is asked of the second')
   it.calledBy('second')
   t.ok(it.up)
   t.strictSame(said, ['configure', 'ready', 'lost'])
