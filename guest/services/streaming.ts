@@ -92,11 +92,11 @@ async function* serveInput(
       yield any.pack('containerd.types.transfer.WindowUpdate', { update })
     }
   } finally {
-    writer.detach()
     connection.endWhenClosed(signal)
   }
 }
 
+/** The writer stays until all that came is written: a connection may end while the process is slow to read. */
 async function receiveData(messages: Messages, any: AnyCodec, writer: InputWriter): Promise<void> {
   try {
     for (let next = await messages.next(); next.done !== true; next = await messages.next()) {
@@ -107,5 +107,7 @@ async function receiveData(messages: Messages, any: AnyCodec, writer: InputWrite
     writer.end()
   } catch (error) {
     writer.fail(error)
+  } finally {
+    writer.detach()
   }
 }

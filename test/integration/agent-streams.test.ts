@@ -74,6 +74,23 @@ t.test('CloseIO alone ends the input', async (t) => {
   await client.delete()
 })
 
+t.test('input that is complete is read to its end, though its writer has gone', async (t) => {
+  using client = await node.container('complete', sh('sleep 1000'))
+  await client.create()
+  await client.start()
+  const exec = await client.exec('e', ['/bin/sh', '-c', 'read -r first; sleep 1; echo "$first $(wc -c)"'], { stdin: true })
+  // 64 KiB are in the pipe, as many in what writes to it, and the rest is still in its stream.
+  const rest = 160_000
+  await exec.stdin?.write(Buffer.concat([Buffer.from('first\n'), Buffer.alloc(rest)]))
+  exec.stdin?.end()
+  await client.calls.CloseIO({ id: 'complete', execId: 'e', stdin: true })
+  exec.stdin?.drop()
+  t.equal(await exec.stdout?.text(), `first ${rest}\n`)
+  await client.kill(9)
+  await client.wait()
+  await client.delete()
+})
+
 t.test('a terminal: size, echo, one stream', async (t) => {
   using client = await node.container('tty', { ...sh('read line; stty size; tty; echo "got $line" >&2'), terminal: true })
   const { stdin, stdout } = await client.create({ stdin: true, terminal: true })
