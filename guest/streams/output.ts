@@ -35,6 +35,7 @@ export class Output {
   readonly #source: Readable
   #buffer = new ByteQueue()
   #ended = false
+  #discarded = false
   #exited = false
   #isDelivered = false
   #paused = false
@@ -64,8 +65,8 @@ export class Output {
   attach(signal: AbortSignal): OutputReader {
     const before = this.#reader
     if (before !== undefined) {
-      this.#release(before)
       before.preempt()
+      this.#release(before)
     }
     const reader: OutputReader = new OutputReader(this.#policy.settledMs, {
       take: (max) => this.#take(max),
@@ -91,6 +92,7 @@ export class Output {
 
   /** Gives everything up: the task is being deleted. */
   discard(): void {
+    this.#discarded = true
     this.#source.destroy()
     this.#buffer.clear()
     this.#ended = true
@@ -134,7 +136,8 @@ export class Output {
     this.#reader = undefined
     this.#progress()
     const again = reader.takeUnconfirmed()
-    if (this.#isDelivered || again.length === 0) return this.#judge()
+    // Also when nobody waits for it any more: a reader that went unheard may come back for it.
+    if (this.#discarded || again.length === 0) return this.#judge()
     for (let bytes = this.#buffer.take(DATA_BYTES_MAX); bytes.length > 0; bytes = this.#buffer.take(DATA_BYTES_MAX)) {
       again.append(bytes)
     }

@@ -22,6 +22,7 @@ export class OutputReader {
   #wake: (() => void) | undefined
   #failure: Error | undefined
   #detached = false
+  #preempted = false
 
   constructor(settledMs: number, output: OutputSide, signal: AbortSignal) {
     this.#window = new SendWindow(settledMs)
@@ -57,6 +58,7 @@ export class OutputReader {
 
   /** The reader has closed its side after the end of the output: it has consumed all of it. */
   confirm(): void {
+    this.#window.confirm()
     this.#output.confirmed()
   }
 
@@ -67,7 +69,9 @@ export class OutputReader {
     this.#output.detached()
   }
 
+  /** Another reader has come; when this one went was not heard. */
   preempt(): void {
+    this.#preempted = true
     this.fail(new RuntimeError('ABORTED', 'another reader took this output over'))
   }
 
@@ -83,6 +87,6 @@ export class OutputReader {
   }
 
   takeUnconfirmed(): ByteQueue {
-    return this.#window.takeUnconfirmed(performance.now())
+    return this.#window.takeUnconfirmed(this.#preempted ? undefined : performance.now())
   }
 }

@@ -7,7 +7,8 @@
  * containerd that is killed may get the same bytes twice, never not at all.
  *
  * A quiet container never earns a second update. To keep its last lines from being repeated at every restart, bytes
- * that were sent to a reader which stayed for `settledMs` afterwards count as consumed.
+ * that were sent to a reader which stayed for `settledMs` afterwards count as consumed, if its end was heard. Where it was
+ * not, nobody knows how long it stayed.
  */
 import { RuntimeError } from '#shared/errors.ts'
 import { ByteQueue } from './bytes.ts'
@@ -18,8 +19,9 @@ export const WINDOW_BYTES = 64 * 1024
 /** More credit than any containerd grants; a peer that grants more is not one. */
 export const CREDIT_BYTES_MAX = 1024 * 1024
 
-/** Coarseness of the dates kept for settling. */
+/** Coarseness of the dates kept for settling, and how many are kept: what is older than all of them has the oldest. */
 const MARK_MS = 1000
+const MARKS_MAX = 64
 
 export class SendWindow {
   readonly #settledMs: number
@@ -63,13 +65,17 @@ export class SendWindow {
     const last = this.#marks.at(-1)
     if (last !== undefined && nowMs - last.atMs < MARK_MS) last.sent = this.#sent
     else this.#marks.push({ sent: this.#sent, atMs: nowMs })
-    const settled = this.#marks.findLast((mark) => nowMs - mark.atMs >= this.#settledMs + MARK_MS)
-    if (settled !== undefined) this.#forget(settled.sent)
+    if (this.#marks.length > MARKS_MAX) this.#marks.shift()
   }
 
-  /** The reader went at `nowMs`: what it may not have, in order. */
-  takeUnconfirmed(nowMs: number): ByteQueue {
-    const settled = this.#marks.findLast((mark) => nowMs - mark.atMs >= this.#settledMs + MARK_MS)
+  /** The reader has everything that was sent. */
+  confirm(): void {
+    this.#forget(this.#sent)
+  }
+
+  /** The reader went at `nowMs`, or at a time that nobody knows: what it may not have, in order. */
+  takeUnconfirmed(nowMs: number | undefined): ByteQueue {
+    const settled = nowMs === undefined ? undefined : this.#marks.findLast(({ atMs }) => nowMs - atMs >= this.#settledMs + MARK_MS)
     if (settled !== undefined) this.#forget(settled.sent)
     return this.#unconfirmed
   }

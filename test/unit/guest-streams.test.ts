@@ -92,7 +92,16 @@ t.test('what was sent long before a reader went counts as read', async (t) => {
   window.send(Buffer.from('old'), 0)
   window.send(Buffer.from('older than 30 s by the end'), 5000)
   window.send(Buffer.from('young'), 40_000)
+  t.equal(window.takeUnconfirmed(undefined).length, 34, 'unless nobody knows when that was')
   t.equal(window.takeUnconfirmed(50_000).take(100).toString(), 'young')
+})
+
+t.test('a byte every second of a day, and the last half a minute of them is uncertain', async (t) => {
+  const window = new SendWindow(30_000)
+  window.grant(WINDOW_BYTES)
+  const day = 60_000
+  for (let second = 0; second < day; second++) window.send(Buffer.from('x'), second * 1000)
+  t.equal(window.takeUnconfirmed(day * 1000).length, 30)
 })
 
 const policy: OutputPolicy = { bufferBytesMax: 64 * 1024, settledMs: 30_000, inheritedMs: 20, stalledMs: 40, abandonedMs: undefined }
@@ -190,6 +199,27 @@ t.test('a reader that makes no progress is not waited for beyond the limit', asy
   output.processExited()
   await output.delivered
   t.pass()
+})
+
+t.test('what a reader whose end was not heard may not have is kept for the next, however late it comes', async (t) => {
+  const source = new PassThrough()
+  const output = new Output(source, { ...policy, settledMs: 0 })
+  const lost = attach(output)
+  lost.reader.grant(WINDOW_BYTES)
+  source.write('one ')
+  t.equal((await lost.reader.next())?.toString(), 'one ')
+  source.end('two')
+  t.equal((await lost.reader.next())?.toString(), 'two')
+  output.processExited()
+  await output.delivered
+  const { reader } = attach(output)
+  reader.grant(WINDOW_BYTES)
+  t.equal((await reader.next())?.toString(), 'one two')
+  t.equal(await reader.next(), undefined)
+  reader.confirm()
+  const third = attach(output)
+  third.reader.grant(WINDOW_BYTES)
+  t.equal(await third.reader.next(), undefined, 'what one has confirmed nobody gets again')
 })
 
 t.test('a pipe that others still hold is not waited for beyond the limit', async (t) => {
