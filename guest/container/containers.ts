@@ -7,10 +7,12 @@ import { type Container, processOf } from './container.ts'
 import { type ContainersContext, publish } from './context.ts'
 import { createContainer, type CreateContainer } from './create.ts'
 import { type AddExec, addExec, deleteExec, startExec } from './execs.ts'
+import { ProcessIo } from './io.ts'
 import { parseResources } from './oci.ts'
 import type { Ended } from './process.ts'
 import { finalResources } from './spec.ts'
 import { hasExited } from './state.ts'
+import type { Stdio } from './stdio.ts'
 
 /** More containers than kubelet allows pods on a node. */
 export const CONTAINERS_MAX = 512
@@ -58,6 +60,12 @@ export class Containers {
       this.#creating.delete(id)
       resolve()
     }
+  }
+
+  /** What a Create or Exec that failed leaves: streams that containerd has opened for it, and does not close. */
+  letGo(stdio: Stdio): void {
+    const { io, execPolicy } = this.#context
+    ProcessIo.letGo(stdio, io, execPolicy)
   }
 
   async start(container: Container): Promise<number> {

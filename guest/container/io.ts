@@ -12,7 +12,7 @@ import type { ProcessFds } from '../runtime/runtime.ts'
 import { Input, type InputPolicy } from '../streams/input.ts'
 import { Output, type OutputPolicy } from '../streams/output.ts'
 import type { Endpoint, StreamRegistry } from '../streams/registry.ts'
-import type { StdioPlan } from './stdio.ts'
+import { type Stdio, type StdioPlan, streamIds } from './stdio.ts'
 
 /** How long the OCI runtime may take, after it has returned, to have sent the terminal. */
 const CONSOLE_MS_MAX = 10_000
@@ -66,6 +66,13 @@ export class ProcessIo {
       await io.discard()
       throw error
     }
+  }
+
+  /** The streams of a process that is not made after all come to their ends. */
+  static letGo(stdio: Stdio, { streams }: IoContext, policy: IoPolicy): void {
+    const { stdin, stdout, stderr } = streamIds(stdio)
+    if (stdin !== undefined) streams.letGo(stdin, { kind: 'input', input: Input.none(policy.input) })
+    for (const id of [stdout, stderr]) if (id !== undefined) streams.letGo(id, { kind: 'output', output: Output.none(policy.output) })
   }
 
   /** For the OCI runtime; undefined with a terminal. */

@@ -27,9 +27,19 @@ export function planStdio(stdio: Stdio, about: string): StdioPlan {
   }
 }
 
+/** The ids of the streams that may have been opened for it, whatever else is wrong with it. */
+export function streamIds({ stdin, stdout, stderr }: Stdio): Omit<StdioPlan, 'terminal'> {
+  const [input, output, errors] = [stdin, stdout, stderr].map((address) => urlOf(address)?.searchParams.get('streaming_id') ?? undefined)
+  return { stdin: input, stdout: output, stderr: errors }
+}
+
+function urlOf(address: string): URL | undefined {
+  return URL.canParse(address) ? new URL(address) : undefined
+}
+
 function streamId(address: string, name: string, about: string): string | undefined {
   if (address === '') return undefined
-  const url = URL.canParse(address) ? new URL(address) : undefined
+  const url = urlOf(address)
   if (url === undefined || !url.protocol.startsWith('ttrpc+')) {
     throw new RuntimeError(
       'INVALID_ARGUMENT',

@@ -24,12 +24,13 @@ export function createTaskService(containers: Containers, rpc: GuestRpc): Handle
   }
   return {
     async Create({ id, bundle, stdin, stdout, stderr, terminal, checkpoint }, { signal }) {
+      const stdio = { stdin, stdout, stderr, terminal }
       try {
         if (checkpoint !== '') throw new RuntimeError('UNIMPLEMENTED', `container ${id}: restoring from a checkpoint is not supported`)
-        const stdio = { stdin, stdout, stderr, terminal }
         const container = await containers.create({ id: containerId(id), bundle, stdio }, signal)
         return { pid: container.init.state.pid }
       } catch (error) {
+        containers.letGo(stdio)
         throw implemented(error)
       }
     },
@@ -38,11 +39,16 @@ export function createTaskService(containers: Containers, rpc: GuestRpc): Handle
       return { pid: exec === '' ? await containers.start(container) : await containers.startExec(container, exec) }
     },
     async Exec({ id, execId: exec, stdin, stdout, stderr, terminal, spec }) {
-      const container = containers.get(containerId(id))
-      if (spec === null) throw new RuntimeError('INVALID_ARGUMENT', `exec ${exec} in container ${id}: the process spec is missing`)
       const stdio = { stdin, stdout, stderr, terminal }
-      await containers.addExec(container, { id: execId(exec), stdio, spec: Buffer.from(spec.value) })
-      return {}
+      try {
+        const container = containers.get(containerId(id))
+        if (spec === null) throw new RuntimeError('INVALID_ARGUMENT', `exec ${exec} in container ${id}: the process spec is missing`)
+        await containers.addExec(container, { id: execId(exec), stdio, spec: Buffer.from(spec.value) })
+        return {}
+      } catch (error) {
+        containers.letGo(stdio)
+        throw error
+      }
     },
     State(request) {
       const { container, exec, target } = find(request)

@@ -8,7 +8,7 @@
  * It is always the writer who ends the stream. What it sends when nobody reads any more is taken and dropped: containerd
  * (2.1 to 2.4-beta, SendStream) spins on a stream that ends while it waits for credit.
  */
-import type { Writable } from 'node:stream'
+import { PassThrough, type Writable } from 'node:stream'
 import { asRuntimeError, RuntimeError } from '#shared/errors.ts'
 import { WINDOW_BYTES } from './window.ts'
 
@@ -48,6 +48,13 @@ export class Input {
     this.#terminal = terminal
     sink.on('error', () => this.#stop())
     sink.on('close', () => this.#stop())
+  }
+
+  /** Of a process that never was: takes and drops. */
+  static none(policy: InputPolicy): Input {
+    const input = new Input(new PassThrough(), policy, false)
+    input.discard()
+    return input
   }
 
   get ended(): boolean {

@@ -9,7 +9,7 @@
  * When the buffer is full the pipe is no longer read, and the process waits: nothing is dropped, whether the reader is
  * slow or away. `delivered` is the moment from which containerd may be told that the process has stopped.
  */
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
 import { ByteQueue } from './bytes.ts'
 import { DATA_BYTES_MAX, OutputReader } from './reader.ts'
 
@@ -54,6 +54,13 @@ export class Output {
     source.on('error', () => this.#sourceEnded())
     source.on('close', () => this.#sourceEnded())
     source.on('end', () => this.#sourceEnded())
+  }
+
+  /** Of a process that never was. */
+  static none(policy: OutputPolicy): Output {
+    const output = new Output(Readable.from([]), policy)
+    output.discard()
+    return output
   }
 
   /** Bytes held for a reader. */

@@ -1,7 +1,8 @@
 /**
  * Where streams and processes meet. containerd opens a container's streams before it creates the task, without a
  * deadline, and opens them again under the same ids after a restart; so an unknown id waits, and a known one may be
- * asked for again at any time until its process is deleted.
+ * asked for again at any time until its process is deleted. Where the process is not made after all, containerd leaves its
+ * streams open: they are let go, or they would fill the registry.
  */
 import { RuntimeError } from '#shared/errors.ts'
 import type { Input } from './input.ts'
@@ -36,12 +37,17 @@ export class StreamRegistry {
   bind(id: string, endpoint: Endpoint): Disposable {
     if (this.#bound.has(id)) throw new RuntimeError('ALREADY_EXISTS', `the stream ${JSON.stringify(id)} already has a process`)
     this.#bound.set(id, endpoint)
-    for (const resolve of this.#waiting.get(id) ?? []) resolve(endpoint)
+    this.letGo(id, endpoint)
     return {
       [Symbol.dispose]: () => {
         if (this.#bound.get(id) === endpoint) this.#bound.delete(id)
       },
     }
+  }
+
+  /** Gives those that wait for this id now an endpoint, which those who come later do not get. */
+  letGo(id: string, endpoint: Endpoint): void {
+    for (const resolve of this.#waiting.get(id) ?? []) resolve(endpoint)
   }
 
   /** The process side of a stream, as soon as there is one. Throws what `signal` was aborted with. */
