@@ -30,7 +30,7 @@ t.test('when the sandboxer starts: it is ended before anyone is served', async (
   const reason = await deathReason(node, pod.id)
   t.match(reason, /frozen/, 'the record says why')
   t.comment(reason)
-  t.equal(await stateOf(pod), 'SANDBOX_NOTREADY')
+  await until('the pod is not ready', async () => (await stateOf(pod)) === 'SANDBOX_NOTREADY')
   t.match(await container.exited(), { exitCode: 255 })
   t.equal(await stateOf(well), 'SANDBOX_READY')
   t.match(await unaffected.execSync(['echo', 'well']), { stdout: 'well\n' })
