@@ -23,7 +23,7 @@ export class Containers {
   readonly #containerd: Containerd
   readonly #trace: Trace
   readonly #ended = new AbortController()
-  readonly #preparing = new Map<string, Promise<PreparedContainer>>()
+  readonly #preparing = new Map<string, { readonly prepared: Promise<PreparedContainer>; readonly asker: AbortSignal }>()
   readonly #released = new Set<string>()
   #publishing: Promise<unknown> = Promise.resolve()
   #waiting = 0
@@ -46,16 +46,21 @@ export class Containers {
     return this.#preparing.has(id)
   }
 
-  /** Asked twice at once, it is done once. */
+  /** Asked twice at once, it is done once, unless it failed because the first asker went away: a guest asks again over its next link. */
   prepare(id: string, signal: AbortSignal): Promise<PreparedContainer> {
     const running = this.#preparing.get(id)
-    if (running !== undefined) return running
+    if (running !== undefined) {
+      return running.prepared.catch((error: unknown) => {
+        if (!running.asker.aborted || signal.aborted) throw error
+        return this.prepare(id, signal)
+      })
+    }
     if (this.#preparing.size >= PREPARES_MAX || this.ids.length >= CONTAINERS_MAX)
       return Promise.reject(
         new RuntimeError('RESOURCE_EXHAUSTED', `sandbox ${this.#view.id} has ${this.ids.length} containers and prepares ${this.#preparing.size} more; the limits are ${CONTAINERS_MAX} and ${PREPARES_MAX}`),
       )
     const prepared = this.#prepare(id, AbortSignal.any([signal, this.#ended.signal])).finally(() => this.#preparing.delete(id))
-    this.#preparing.set(id, prepared)
+    this.#preparing.set(id, { prepared, asker: signal })
     return prepared
   }
 
@@ -69,7 +74,7 @@ export class Containers {
   }
 
   async release(id: string): Promise<void> {
-    await this.#preparing.get(id)?.catch(() => {})
+    await this.#preparing.get(id)?.prepared.catch(() => {})
     const known = this.ids.includes(id)
     await this.#preparer.release(this.#view, id)
     if (!known) return
@@ -118,7 +123,7 @@ export class Containers {
     this.#ended.abort(new RuntimeError('CANCELLED', `sandbox ${this.#view.id} is being stopped`))
     const { promise: late, resolve } = Promise.withResolvers<void>()
     const timer = setTimeout(resolve, DRAIN_MS)
-    await Promise.race([Promise.allSettled(this.#preparing.values()), late])
+    await Promise.race([Promise.allSettled([...this.#preparing.values()].map(({ prepared }) => prepared)), late])
     clearTimeout(timer)
   }
 }
