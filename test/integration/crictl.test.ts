@@ -97,10 +97,22 @@ await t.test('the demo, by crictl', { skip: built ? false : 'lacks: the Go toolc
     t.equal(stdout, 'through stdin\nend\n')
     // crictl wants a terminal itself before it asks for one.
     const command = [program, ...flags, 'exec', '--interactive', '--tty', alice, 'tty'].join(' ')
-    t.match(await node.run('script', ['--quiet', '--return', '--command', command, '/dev/null']), /^\/dev\/pts\/0\r?$/m)
+    // The end of script's own input comes first when the terminal still echoes.
+    t.match(await node.run('script', ['--quiet', '--return', '--command', command, '/dev/null']), /^(\^@)?\/dev\/pts\/0\r?$/m)
     const failed = await node.exec(program, [...flags, 'exec', '--sync', alice, 'sh', '-c', 'exit 7'])
     t.not(failed.exitCode, 0)
     t.match(failed.stderr, /exited with 7/)
+  })
+
+  // crictl offers protocols newer than v4.channel.k8s.io, which is the server's last and what test/cri speaks: a pod of runc's
+  // gets the very same answer. Once it is another, exec, attach and port-forward by websocket belong here.
+  await t.test('by websocket: containerd 2.1 refuses, before it asks whoever runs the pod', async (t) => {
+    const commands = [['exec', alice, 'true'], ['attach', alice], ['port-forward', pod, '18081:8080']] as const
+    for (const [command, ...args] of commands) {
+      const { stderr, exitCode } = await node.exec(program, [...flags, command, '--transport=websocket', ...args])
+      t.not(exitCode, 0, command)
+      t.match(stderr, /websocket: bad handshake \(403 Forbidden\)/, command)
+    }
   })
 
   await t.test('the pod over its network, and by port-forward what listens on its localhost alone', async (t) => {
