@@ -22,7 +22,7 @@ export class Connection {
   readonly #socket: Duplex
   readonly #parser: FrameParser
   readonly #endpoint: Endpoint
-  readonly #share: TimeShare
+  readonly #share: TimeShare | undefined
   readonly #resolveClosed: (error: RuntimeError | undefined) => void
   readonly #holders = new Set<object>()
   #over = false
@@ -36,7 +36,7 @@ export class Connection {
     this.#endpoint = endpoint
     this.sending = new SendQueue(socket, limits, () => endpoint.relieved())
     this.#parser = new FrameParser(endpoint, limits.receivedFrameBytesMax)
-    this.#share = new TimeShare(limits.readShareMax, performance.now())
+    this.#share = limits.readShareMax < 1 ? new TimeShare(limits.readShareMax, performance.now()) : undefined
   }
 
   /** Starts reading. Not in the constructor: the endpoint may not exist yet when that runs. */
@@ -75,16 +75,16 @@ export class Connection {
 
   #read(chunk: Buffer): void {
     const startedMs = performance.now()
+    const cpu = this.#share === undefined ? undefined : process.threadCpuUsage()
     try {
       this.#parser.push(chunk)
     } catch (error) {
       this.#finish(new RuntimeError('INTERNAL', 'a frame could not be handled', { cause: error }))
     }
     const nowMs = performance.now()
-    const tookMs = nowMs - startedMs
-    const restMs = this.#share.spend(tookMs, nowMs)
+    const restMs = this.#share?.spend(cpuMsSince(cpu), nowMs) ?? 0
     if (restMs > 0) this.#rest(restMs)
-    else if (tookMs > this.limits.readMsMax) this.#yield()
+    else if (nowMs - startedMs > this.limits.readMsMax) this.#yield()
   }
 
   /** The connection has had more than its share of the process's time. */
@@ -114,6 +114,12 @@ export class Connection {
     this.#endpoint.ended(error)
     this.#resolveClosed(error)
   }
+}
+
+/** Not by the clock: on a loaded machine most of that is other processes' time. */
+function cpuMsSince(before: NodeJS.CpuUsage | undefined): number {
+  const { user, system } = process.threadCpuUsage(before)
+  return (user + system) / 1000
 }
 
 function cutOff(partial: PartialFrame, cause: RuntimeError | undefined): RuntimeError {

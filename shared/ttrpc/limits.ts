@@ -34,8 +34,8 @@ export interface Limits {
   /** How long, in milliseconds, one chunk of a connection may take before all else in the process has its turn. */
   readonly readMsMax: number
   /**
-   * Largest share of the process's time, for long, that may go into taking what a connection's peer sends (decoding it and
-   * the first, synchronous part of handlers); above it the connection is not read for a while. 1 is no limit.
+   * Largest share of a processor, for long, that may go into taking what a connection's peer sends (decoding it and the
+   * first, synchronous part of handlers); above it the connection is not read for a while. 1 is no limit.
    */
   readonly readShareMax: number
   /** Metadata pairs of one request. */

@@ -1,4 +1,4 @@
-/** A share of the process's time, with some saved up for a burst. */
+/** A share of a processor's time, with some saved up for a burst. */
 
 /** What may be saved up, in ms: an agent's greeting and a batch of its log at once take less. */
 const SAVED_MS_MAX = 100
