@@ -55,12 +55,11 @@ export function createAgentService(context: AgentContext): Handlers<ServiceTypes
     async Stats() {
       return { metrics: await packMetrics(rpc.any, new Cgroup(podCgroup)), realtimeNanos: String(realtimeNanos()) }
     },
-    SyncClock({ instance, realtimeNanos: wanted, toleranceNanos }) {
+    SyncClock({ instance, realtimeNanos: hosts, stepNanos }) {
       link.calledBy(instance)
-      const offset = realtimeNanos() - BigInt(wanted)
-      const stepped = (offset < 0n ? -offset : offset) > BigInt(toleranceNanos)
-      if (stepped) os.processes.setRealtime(BigInt(wanted))
-      return { offsetNanos: String(offset), stepped }
+      const offset = realtimeNanos() - BigInt(hosts)
+      if (stepNanos !== '0') os.processes.setRealtime(realtimeNanos() + BigInt(stepNanos))
+      return { offsetNanos: String(offset) }
     },
     async UpdateNetwork({ network: wanted }) {
       await network.update(networkOf(wanted))

@@ -52,13 +52,13 @@ export class AgentLink {
     return (await this.#agent(signal)).Stats({}, { signal })
   }
 
-  async syncClock(toleranceMs: number, signal: AbortSignal): Promise<{ readonly offsetNanos: bigint; readonly stepped: boolean }> {
+  /** How far the guest's clock is ahead, with the time the request was under way, before it was set forward by `stepNanos`. */
+  async syncClock(stepNanos: bigint, signal: AbortSignal): Promise<{ readonly offsetNanos: bigint; readonly roundTripNanos: bigint }> {
     const agent = await this.#agent(signal)
-    const answer = await agent.SyncClock(
-      { instance: this.#instance, realtimeNanos: String(BigInt(Date.now()) * 1_000_000n), toleranceNanos: String(toleranceMs * 1_000_000) },
-      { signal },
-    )
-    return { offsetNanos: BigInt(answer.offsetNanos), stepped: answer.stepped }
+    const leftAt = process.hrtime.bigint()
+    const realtimeNanos = String(BigInt(Date.now()) * 1_000_000n)
+    const { offsetNanos } = await agent.SyncClock({ instance: this.#instance, realtimeNanos, stepNanos: String(stepNanos) }, { signal })
+    return { offsetNanos: BigInt(offsetNanos), roundTripNanos: process.hrtime.bigint() - leftAt }
   }
 
   async updateNetwork(network: PodNetwork, signal: AbortSignal): Promise<void> {

@@ -6,14 +6,13 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { explain } from '#shared/errors.ts'
 import type { Containerd } from '../containerd/contract.ts'
+import { clockStep } from './clock.ts'
 import { proveAlive } from './liveness.ts'
 import { actOnAll, inParallel, look, Suspicions } from './reconcile.ts'
 import type { Sandbox } from './sandbox.ts'
 import type { Sandboxes } from './sandboxes.ts'
 import type { SandboxServices } from './services.ts'
 
-/** A guest's clock is stepped when it is off by more, in ms. */
-const CLOCK_TOLERANCE_MS = 20
 /** Silence of an idle guest that counts as death, in ms. */
 const QUIET_MS = 10_000
 /** First beat after a start or containerd's return, in ms: what is in flight finds its place first. */
@@ -96,8 +95,10 @@ async function heart(sandbox: Sandbox, { limits, log }: SandboxServices): Promis
   const { agent, running } = sandbox.state.running
   const proof = await proveAlive(
     async (signal) => {
-      const { offsetNanos, stepped } = await agent.syncClock(CLOCK_TOLERANCE_MS, signal)
-      if (stepped) log.info('the guest clock was stepped', { sandbox: sandbox.id, offsetMs: Number(offsetNanos / 1_000_000n) })
+      const step = clockStep(await agent.syncClock(0n, signal))
+      if (step === 0n) return
+      await agent.syncClock(step, signal)
+      log.info('the guest clock was stepped', { sandbox: sandbox.id, stepMs: Number(step / 1_000_000n) })
     },
     running.vmmPid,
     { quietMs: QUIET_MS, busyMs: limits.busyMs },

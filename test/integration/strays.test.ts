@@ -1,4 +1,4 @@
-/** What containerd has lost or forgotten without a call is found and ended by reconciliation. */
+/** What nobody says is found by the sandboxer's beat: what containerd has lost or forgotten is ended, a clock that is off is set. */
 import { rm } from 'node:fs/promises'
 import t from 'tap'
 import type { Container } from '#test/cri/container.ts'
@@ -53,6 +53,16 @@ t.test('a container removed while the sandboxer was down is given back when it r
   await until('its mounts are gone', async () => !(await hasMounts(removed)))
   t.equal(await stateOf(pod), 'SANDBOX_READY')
   t.notOk(await sees('sleep 4243'))
+})
+
+t.test('a clock that is off is set', async (t) => {
+  const off = await pod.run({ name: 'off', ...idle, security: { capabilities: { addCapabilities: ['SYS_TIME'] } } })
+  const isRight = async () => Math.abs(Number(await inside(off, 'date +%s')) - Date.now() / 1000) < 600
+  await inside(off, 'date -s "@$(($(date +%s) + 3600))"')
+  t.ok(await until('it is an hour less', isRight))
+  await inside(off, 'date -s "@$(($(date +%s) - 3600))"')
+  t.ok(await until('it is an hour more', isRight))
+  await off.stop(0)
 })
 
 t.test('a pod that containerd forgot is ended', async (t) => {

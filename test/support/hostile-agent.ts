@@ -201,7 +201,7 @@ function lies(foreign: string): Handlers<ServiceTypesOf<'agent'>> {
     Tasks: () => ({ tasks: ids.map((containerId) => ({ containerId, pid: 4_294_967_295, status: 'SHOUTING', execCount: 4_294_967_295 })) }),
     Purge: () => ({}),
     Stats: () => ({ metrics: { type_url: 'no.such.Type', value: noise() }, realtimeNanos: '-9223372036854775808' }),
-    SyncClock: () => ({ offsetNanos: '9223372036854775807', stepped: true }),
+    SyncClock: () => ({ offsetNanos: '-9223372036854775808' }),
     Shutdown: () => new Promise(() => {}),
   }
 }

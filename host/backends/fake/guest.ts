@@ -135,7 +135,7 @@ export class FakeGuest {
         return {}
       },
       Stats: () => ({ metrics: this.#tasks.metrics(), realtimeNanos: String(BigInt(Date.now()) * 1_000_000n) }),
-      SyncClock: () => ({ offsetNanos: '0', stepped: false }),
+      SyncClock: () => ({ offsetNanos: '0' }),
       Shutdown: async (_, { signal }) => {
         if (this.#options.failure === 'shutdown') await new Promise((resolve) => signal.addEventListener('abort', resolve))
         // After the answer is on its way.
