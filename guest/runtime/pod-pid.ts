@@ -6,10 +6,14 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { RuntimeError } from '#shared/errors.ts'
-import type { Exits } from '../container/ports.ts'
 
 /** Forking in a fresh namespace takes milliseconds. */
 const START_MS_MAX = 10_000
+
+/** How the end of a process that is PID 1's to reap is heard. */
+interface Exits {
+  claim(pid: number, sinceNanos: bigint): Promise<unknown>
+}
 
 export class PodPidNamespace {
   readonly #command: readonly string[]
