@@ -181,3 +181,14 @@ t.test('a disk without room keeps the record before, and the error says where an
   await store.write('s', JSON.stringify({ ...record, vm: 'later' }))
   t.match(await onDisk(), { vm: 'later' }, 'with room again it goes on')
 })
+
+t.test('a sandbox whose last write found no room is forgotten all the same', async (t) => {
+  const { dir, store } = await opened(t)
+  const ledger = new Ledger({ ...record, owned: [{ kind: 'file', path: join(dir, 'gone') }] }, store, undo)
+  await ledger.save()
+  await symlink('/dev/full', join(dir, 'ledger', 's.json.tmp'))
+  await t.rejects(ledger.release(() => true), { code: 'RESOURCE_EXHAUSTED' })
+  await ledger.release(() => true)
+  await ledger.remove()
+  t.same(await store.list(), [])
+})
