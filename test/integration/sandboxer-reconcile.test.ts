@@ -46,7 +46,7 @@ t.test('containerd and the sandboxer disagree', async (t) => {
     await containerd.stop('SIGKILL')
     await node.run('rm', ['-rf', `/run/containerd/io.containerd.runtime.v2.task/k8s.io/${lost.id}`])
     await containerd.start()
-    t.equal((await lost.status()).state, 'CONTAINER_EXITED', 'as containerd has it')
+    t.match(await lost.exited(), { state: 'CONTAINER_EXITED' }, 'as containerd has it')
     t.ok(await poll(SETTLED_MS_MAX, async () => ((await readdir(shared(pod.id))).includes(lost.id) ? undefined : true)), 'its files are gone')
     t.same(await readdir(shared(pod.id)), [kept.id])
     t.equal((await kept.status()).state, 'CONTAINER_RUNNING', 'the other runs')
