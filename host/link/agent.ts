@@ -1,5 +1,7 @@
 /** The sandboxer's side of kuasar.agent.v1: one connection per guest, opened on first use and again after it broke. */
 import type { Socket } from 'node:net'
+import { abortable } from '#shared/abortable.ts'
+import { RuntimeError } from '#shared/errors.ts'
 import { GUEST_MESSAGE_BYTES_MAX, GUEST_MESSAGE_FIELDS_MAX } from '#shared/link-limits.ts'
 import type { AnyValue } from '#shared/rpc/any.ts'
 import type { Rpc, ServiceTypesOf } from '#shared/rpc/services.ts'
@@ -25,10 +27,10 @@ export class AgentLink {
   readonly #dial: (port: number, signal: AbortSignal) => Promise<Socket>
   readonly #rpc: Rpc
   readonly #instance: string
+  readonly #closed = new AbortController()
   #connection: Promise<{ readonly client: TtrpcClient; readonly agent: Agent }> | undefined
-  #closed = false
 
-  /** `instance` tells this sandboxer from the guest's former ones. */
+  /** `dial` has a limit of its own. `instance` tells this sandboxer from the guest's former ones. */
   constructor(dial: (port: number, signal: AbortSignal) => Promise<Socket>, rpc: Rpc, instance: string) {
     this.#dial = dial
     this.#rpc = rpc
@@ -70,21 +72,22 @@ export class AgentLink {
   }
 
   close(): void {
-    this.#closed = true
+    this.#closed.abort(new RuntimeError('CANCELLED', 'the link to the agent is closed'))
     this.#connection?.then(({ client }) => client.close()).catch(() => {})
     this.#connection = undefined
   }
 
   async #agent(signal: AbortSignal): Promise<Agent> {
-    this.#connection ??= this.#connect(signal)
-    return (await this.#connection).agent
+    this.#connection ??= this.#connect()
+    return (await abortable(this.#connection, signal)).agent
   }
 
-  #connect(signal: AbortSignal): Promise<{ client: TtrpcClient; agent: Agent }> {
-    const connecting = this.#dial(AGENT_PORT, signal).then((socket) => {
+  /** Not given up with the call that asked for it first: others may wait for it by then. */
+  #connect(): Promise<{ client: TtrpcClient; agent: Agent }> {
+    const connecting = this.#dial(AGENT_PORT, this.#closed.signal).then((socket) => {
       const client = new TtrpcClient(socket, limits)
       void client.closed.then(forget)
-      if (this.#closed) client.close()
+      if (this.#closed.signal.aborted) client.close()
       return { client, agent: client.calls(this.#rpc.agent) }
     })
     const forget = () => {

@@ -10,6 +10,7 @@
  * Source: QEMU, docs/interop/qmp-spec.rst.
  */
 import { type Socket, connect } from 'node:net'
+import { abortable } from '#shared/abortable.ts'
 import { RuntimeError, explain } from '#shared/errors.ts'
 import type { VmmControl } from '../microvm/driver.ts'
 
@@ -169,16 +170,4 @@ function shutdownReason(reason: unknown): string {
 
 function field(value: unknown, key: string): unknown {
   return typeof value === 'object' && value !== null && Object.hasOwn(value, key) ? Reflect.get(value, key) : undefined
-}
-
-async function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  signal.throwIfAborted()
-  const { promise: aborted, reject } = Promise.withResolvers<never>()
-  const onAbort = () => reject(signal.reason)
-  signal.addEventListener('abort', onAbort)
-  try {
-    return await Promise.race([promise, aborted])
-  } finally {
-    signal.removeEventListener('abort', onAbort)
-  }
 }
