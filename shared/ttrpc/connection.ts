@@ -4,7 +4,7 @@ import { explain, RuntimeError } from '../errors.ts'
 import { FrameParser, frameTypeName, type FrameSink, type PartialFrame } from './frame.ts'
 import type { Limits } from './limits.ts'
 import { SendQueue } from './send-queue.ts'
-import { TimeShare } from './time-share.ts'
+import { TimeShare, threadCpuMs } from './time-share.ts'
 
 /** The half of the protocol that lives on a connection. */
 export interface Endpoint extends FrameSink {
@@ -75,14 +75,14 @@ export class Connection {
 
   #read(chunk: Buffer): void {
     const startedMs = performance.now()
-    const cpu = this.#share === undefined ? undefined : process.threadCpuUsage()
+    const cpuMs = this.#share === undefined ? 0 : threadCpuMs()
     try {
       this.#parser.push(chunk)
     } catch (error) {
       this.#finish(new RuntimeError('INTERNAL', 'a frame could not be handled', { cause: error }))
     }
     const nowMs = performance.now()
-    const restMs = this.#share?.spend(cpuMsSince(cpu), nowMs) ?? 0
+    const restMs = this.#share?.spend(threadCpuMs() - cpuMs, nowMs) ?? 0
     if (restMs > 0) this.#rest(restMs)
     else if (nowMs - startedMs > this.limits.readMsMax) this.#yield()
   }
@@ -114,12 +114,6 @@ export class Connection {
     this.#endpoint.ended(error)
     this.#resolveClosed(error)
   }
-}
-
-/** Not by the clock: on a loaded machine most of that is other processes' time. */
-function cpuMsSince(before: NodeJS.CpuUsage | undefined): number {
-  const { user, system } = process.threadCpuUsage(before)
-  return (user + system) / 1000
 }
 
 function cutOff(partial: PartialFrame, cause: RuntimeError | undefined): RuntimeError {

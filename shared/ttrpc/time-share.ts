@@ -22,3 +22,15 @@ export class TimeShare {
     return Math.max(0, -this.#savedMs / this.#share)
   }
 }
+
+/**
+ * What this thread has had of processors. Not the clock: on a loaded machine most of that is other processes' time.
+ *
+ * Of a thread the kernel tells what it had at its last tick or wait, so that whatever takes less than a tick, 4 ms, would mostly
+ * be told as nothing. Asked for the whole process it first counts up to now. Source: kernel, thread_group_cputime().
+ */
+export function threadCpuMs(): number {
+  process.cpuUsage()
+  const { user, system } = process.threadCpuUsage()
+  return (user + system) / 1000
+}
