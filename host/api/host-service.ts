@@ -12,6 +12,7 @@ import type { Log } from '#shared/log.ts'
 import type { Rpc, ServiceTypesOf } from '#shared/rpc/services.ts'
 import type { Handlers } from '#shared/ttrpc/method.ts'
 import { TtrpcServer } from '#shared/ttrpc/server.ts'
+import { TimeShare } from '#shared/ttrpc/time-share.ts'
 import type { GuestStorage, PidNamespaceMode } from '../container/contract.ts'
 import { networkMessage } from '../link/network.ts'
 import type { BootMark, GuestLinks, GuestPeer } from '../sandbox/guest.ts'
@@ -29,8 +30,9 @@ const limits = {
   concurrentCallsMax: 256,
   heldBytesMax: 4 * GUEST_MESSAGE_BYTES_MAX,
   sendQueueBytesMax: 32 * 1024 * 1024,
-  readShareMax: 0.2,
 }
+/** Of a processor, for what one guest sends, over however many links one after the other. */
+const READ_SHARE_MAX = 0.2
 const BOOT_MARKS_MAX = 64
 /** A guest's queue hands on 16 at once. */
 const EVENTS_PER_PUBLISH_MAX = 64
@@ -42,6 +44,7 @@ const BOOTTIME_NANOS_MAX = 2n ** 62n
 export function createGuestLinks(rpc: Rpc, instance: string, log: Log): GuestLinks {
   return {
     async listen(socketPath: string, peer: GuestPeer): Promise<AsyncDisposable> {
+      const readShare = new TimeShare(READ_SHARE_MAX, performance.now())
       let guestLog: GuestLog | undefined
       // Made at its first record: by then a warm VM goes by the name of its pod.
       const guestLogOf = () => (guestLog ??= new GuestLog(log.with({ sandbox: peer.id })))
@@ -50,6 +53,7 @@ export function createGuestLinks(rpc: Rpc, instance: string, log: Log): GuestLin
         current?.socket.destroy()
         const ttrpc = new TtrpcServer({
           ...limits,
+          readShare,
           onError: (error) => log.debug('guest link', { sandbox: peer.id, error: explain(error) }),
         }).add(rpc.host, handlers(rpc, instance, peer, guestLogOf))
         current = { socket, server: ttrpc }

@@ -4,7 +4,7 @@ import { explain, RuntimeError } from '../errors.ts'
 import { FrameParser, frameTypeName, type FrameSink, type PartialFrame } from './frame.ts'
 import type { Limits } from './limits.ts'
 import { SendQueue } from './send-queue.ts'
-import { TimeShare, threadCpuMs } from './time-share.ts'
+import { threadCpuMs, type TimeShare } from './time-share.ts'
 
 /** The half of the protocol that lives on a connection. */
 export interface Endpoint extends FrameSink {
@@ -27,7 +27,7 @@ export class Connection {
   readonly #holders = new Set<object>()
   #over = false
 
-  constructor(socket: Duplex, limits: Limits, endpoint: Endpoint) {
+  constructor(socket: Duplex, limits: Limits, endpoint: Endpoint, share?: TimeShare) {
     const { promise, resolve } = Promise.withResolvers<RuntimeError | undefined>()
     this.closed = promise
     this.#resolveClosed = resolve
@@ -36,7 +36,7 @@ export class Connection {
     this.#endpoint = endpoint
     this.sending = new SendQueue(socket, limits, () => endpoint.relieved())
     this.#parser = new FrameParser(endpoint, limits.receivedFrameBytesMax)
-    this.#share = limits.readShareMax < 1 ? new TimeShare(limits.readShareMax, performance.now()) : undefined
+    this.#share = share
   }
 
   /** Starts reading. Not in the constructor: the endpoint may not exist yet when that runs. */
@@ -52,6 +52,9 @@ export class Connection {
     socket.on('data', (chunk: Buffer) => this.#read(chunk))
     // A socket that someone paused before handing it over does not start to flow by itself.
     socket.resume()
+    // Whoever is beyond its share stays so on its next connection.
+    const restMs = this.#share?.spend(0, performance.now()) ?? 0
+    if (restMs > 0) this.#rest(restMs)
   }
 
   get over(): boolean {
@@ -87,7 +90,7 @@ export class Connection {
     else if (nowMs - startedMs > this.limits.readMsMax) this.#yield()
   }
 
-  /** The connection has had more than its share of the process's time. */
+  /** Its peer has had more than its share of the process's time. */
   #rest(ms: number): void {
     this.hold(this)
     setTimeout(() => this.release(this), Math.ceil(ms)).unref()

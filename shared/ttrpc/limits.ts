@@ -33,11 +33,6 @@ export interface Limits {
   readonly heldBytesMax: number
   /** How long, in milliseconds, one chunk of a connection may take before all else in the process has its turn. */
   readonly readMsMax: number
-  /**
-   * Largest share of a processor, for long, that may go into taking what a connection's peer sends (decoding it and the
-   * first, synchronous part of handlers); above it the connection is not read for a while. 1 is no limit.
-   */
-  readonly readShareMax: number
   /** Metadata pairs of one request. */
   readonly metadataPairsMax: number
   /** Bytes of a status message sent; the rest is cut off. */
@@ -61,7 +56,6 @@ export const defaultLimits: Limits = {
   concurrentCallsMax: 4096,
   heldBytesMax: 64 * MiB,
   readMsMax: 5,
-  readShareMax: 1,
   metadataPairsMax: 1024,
   statusMessageBytesMax: 16 * KiB,
   closeMsMax: 1000,
@@ -69,15 +63,13 @@ export const defaultLimits: Limits = {
 
 /**
  * The defaults with some of them replaced.
- * @throws RuntimeError INVALID_ARGUMENT when a limit is not a number of at least 1, or the share not one above 0 and up to 1.
+ * @throws RuntimeError INVALID_ARGUMENT when a limit is not a number of at least 1.
  */
 export function resolveLimits(changes: Partial<Limits> = {}): Limits {
   const limits = { ...defaultLimits, ...changes }
   for (const [name, value] of Object.entries(limits)) {
-    const isShare = name === 'readShareMax'
-    if (typeof value === 'number' && (isShare ? value > 0 && value <= 1 : value >= 1)) continue
-    const expected = isShare ? 'above 0 and up to 1' : 'of at least 1'
-    throw new RuntimeError('INVALID_ARGUMENT', `ttrpc limit ${name} is ${value}; expected a number ${expected}`)
+    if (typeof value === 'number' && value >= 1) continue
+    throw new RuntimeError('INVALID_ARGUMENT', `ttrpc limit ${name} is ${value}; expected a number of at least 1`)
   }
   return limits
 }

@@ -2,6 +2,7 @@
 import type { StatusName } from '../errors.ts'
 import type { CallKind } from './method.ts'
 import type { Limits } from './limits.ts'
+import type { TimeShare } from './time-share.ts'
 
 /** One finished call. */
 export interface CallReport {
@@ -20,6 +21,12 @@ export interface ConnectionOptions extends Partial<Limits> {
 }
 
 export interface ServerOptions extends ConnectionOptions {
+  /**
+   * What may go into taking what the peers send (decoding it and the first, synchronous part of handlers); a connection
+   * that is beyond it is not read for a while. It is shared with whatever else was given the same. Without it there is no
+   * limit.
+   */
+  readonly readShare?: TimeShare
   /** Told of what no caller hears: a connection that broke, and failures of a handler after its call was over. */
   readonly onError?: (error: Error) => void
 }

@@ -25,7 +25,7 @@ export class ServerLink implements Endpoint {
   constructor(socket: Duplex, shared: ServerShared, ended: () => void) {
     this.shared = shared
     this.#ended = ended
-    this.connection = new Connection(socket, shared.limits, this)
+    this.connection = new Connection(socket, shared.limits, this, shared.readShare)
   }
 
   start(): void {

@@ -6,6 +6,7 @@ import type { CallContext, CallKind, Handlers, MethodDefinition, Service, Servic
 import { kindOf, type CallReport, type ServerOptions } from './options.ts'
 import { ServerLink } from './server-link.ts'
 import { splitPath } from './service.ts'
+import type { TimeShare } from './time-share.ts'
 
 /** A handler as the dispatcher sees it: one input, a message or a stream of them. */
 export type AnyHandler = (input: unknown, context: CallContext) => unknown
@@ -21,6 +22,7 @@ export interface ServedMethod {
 /** What every connection of a server shares. */
 export interface ServerShared {
   readonly limits: Limits
+  readonly readShare: TimeShare | undefined
   readonly services: ReadonlyMap<string, ReadonlyMap<string, ServedMethod>>
   readonly onCall: ((report: CallReport) => void) | undefined
   readonly onError: ((error: Error) => void) | undefined
@@ -62,8 +64,8 @@ export class TtrpcServer {
   #closed = false
 
   constructor(options: ServerOptions = {}) {
-    const { onCall, onError, ...limits } = options
-    this.#shared = { limits: resolveLimits(limits), services: this.#services, onCall, onError }
+    const { onCall, onError, readShare, ...limits } = options
+    this.#shared = { limits: resolveLimits(limits), readShare, services: this.#services, onCall, onError }
   }
 
   /**

@@ -14,6 +14,7 @@ import { loadProtos } from '#shared/rpc/load.ts'
 import { loadServices, type ServiceTypesOf } from '#shared/rpc/services.ts'
 import { TtrpcClient } from '#shared/ttrpc/client.ts'
 import type { Calls } from '#shared/ttrpc/method.ts'
+import { threadCpuMs } from '#shared/ttrpc/time-share.ts'
 
 const rpc = loadServices(loadProtos())
 
@@ -23,7 +24,7 @@ interface Heard {
   readonly published: string[]
 }
 
-async function listening(t: Test) {
+async function listening(t: Test, onHello = () => {}) {
   const dir = await mkdtemp('/tmp/link-')
   const path = join(dir, 'vsock_1025')
   const heard: Heard = { hellos: [], prepared: [], published: [] }
@@ -32,6 +33,7 @@ async function listening(t: Test) {
     hello(hello) {
       const protocolVersion = negotiate(hello.protocolVersion)
       heard.hellos.push(hello)
+      onHello()
       const guest = { hostname: 'h', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0 }
       return { protocolVersion, sandboxId: 's', guest, network: { links: [], routes: [], neighbours: [] }, cards: [], storages: [], logLevel: 'info' }
     },
@@ -168,6 +170,26 @@ t.test('the newest link wins', async (t) => {
   await t.rejects(first.host.Ready({}), { code: 'UNAVAILABLE' })
   await second.host.Ready({})
   second.client.close()
+})
+
+t.test('a guest that takes too much of the sandboxer’s time gets no more of it by a new link', async (t) => {
+  let busyMs = 300
+  const burn = () => {
+    const before = threadCpuMs()
+    while (threadCpuMs() - before < busyMs);
+  }
+  const [greedy, other] = [await listening(t, burn), await listening(t)]
+  const first = await linked(greedy.path)
+  await first.host.Hello(hello)
+  busyMs = 0
+  const order: string[] = []
+  const second = await linked(greedy.path)
+  const late = second.host.Hello(hello).then(() => order.push('its next link'))
+  const civil = await linked(other.path)
+  await civil.host.Hello(hello).then(() => order.push('another guest'))
+  await late
+  t.strictSame(order, ['another guest', 'its next link'])
+  for (const { client } of [first, second, civil]) client.close()
 })
 
 t.test('garbage ends its connection and nothing else', async (t) => {

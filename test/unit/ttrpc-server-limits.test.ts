@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { hasCode } from '#shared/errors.ts'
 import type { Handlers } from '#shared/ttrpc/index.ts'
-import { TimeShare } from '#shared/ttrpc/time-share.ts'
+import { TimeShare, threadCpuMs } from '#shared/ttrpc/time-share.ts'
 import type { PeerTypes } from '../peer-go/service.ts'
 import { alive, attack, slow } from '../support/ttrpc-attack.ts'
 import { text } from '../support/ttrpc-calls.ts'
@@ -79,23 +79,49 @@ t.test('a peer that keeps the process busy', async (t) => {
     Echo({ value }) {
       const atMs = performance.now()
       echoes.push({ atMs, value: value.toString() })
-      const before = process.threadCpuUsage()
-      while (value.includes('busy') && process.threadCpuUsage(before).user < busyMs * 1000);
+      const before = threadCpuMs()
+      while (value.includes('busy') && threadCpuMs() - before < busyMs);
       return { value }
     },
   }
-  await using attacked = await attack({ readShareMax: 0.25 }, handlers)
-  using other = await rawClient(attacked.server)
+  await using attacked = await attack({ readShare: new TimeShare(0.25, performance.now()) }, handlers)
+  await using bystander = await attack({}, handlers)
   const { peer } = attacked
   peer.send(frame(1, 1, 0, request('Echo', text('busy'))))
   t.match(await peer.response(), { id: 1, code: 0 })
   peer.send(frame(3, 1, 0, request('Echo', text('later'))))
-  other.peer.send(frame(1, 1, 0, request('Echo', text('other'))))
-  await other.peer.response()
+  bystander.peer.send(frame(1, 1, 0, request('Echo', text('other'))))
+  await bystander.peer.response()
   t.match(await peer.response(), { id: 3, code: 0 }, 'it is served again')
   t.match(echoes.map(({ value }) => value), [/busy/, /other/, /later/], 'the others come first')
   // 100 ms of the 150 were saved up; of the other 50, 37.5 are earned in the 150 themselves and 12.5 in 50 more.
   t.ok((echoes[2]?.atMs ?? 0) - (echoes[0]?.atMs ?? 0) >= 200, 'what it took is taken off it')
+})
+
+t.test('what a peer takes a little at a time counts as well', async (t) => {
+  let spentMs = 0
+  class Counted extends TimeShare {
+    override spend(tookMs: number, nowMs: number): number {
+      spentMs += tookMs
+      return super.spend(0, nowMs)
+    }
+  }
+  await using attacked = await attack({ readShare: new Counted(0.25, performance.now()) }, {
+    Echo({ value }) {
+      const startMs = performance.now()
+      while (performance.now() - startMs < 1);
+      return { value }
+    },
+  })
+  const before = threadCpuMs()
+  for (let call = 0; call < 200; call++) {
+    attacked.peer.send(frame(1, 1, 0, request('Echo', text('x'))))
+    await attacked.peer.response()
+    // The process has nothing to do in between, as a server mostly has not.
+    await sleep(2)
+  }
+  const hadMs = threadCpuMs() - before
+  t.ok(spentMs > hadMs * 0.4, `${Math.round(spentMs)} ms of the thread's ${Math.round(hadMs)} were in the calls`)
 })
 
 t.test('a share of the time', (t) => {

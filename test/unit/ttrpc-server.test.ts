@@ -343,7 +343,6 @@ t.test('mistakes of the owner', async (t) => {
     { message: /methods of one service, not of: kuasar/ },
   )
   t.throws(() => new TtrpcServer({ sentFrameBytesMax: 0 }), { code: 'INVALID_ARGUMENT', message: /sentFrameBytesMax is 0/ })
-  t.throws(() => new TtrpcServer({ readShareMax: 1.5 }), { code: 'INVALID_ARGUMENT', message: /readShareMax is 1.5; expected a number above 0 and up to 1/ })
   t.throws(() => new TtrpcServer({ closeMsMax: Number.NaN }), { code: 'INVALID_ARGUMENT' })
   await using attacked = await attack({
     onCall: () => {
