@@ -7,7 +7,7 @@ import { chmod, rm } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
 import { RuntimeError, explain, unreachable } from '#shared/errors.ts'
 import { containerId } from '#shared/ids.ts'
-import { GUEST_MESSAGE_BYTES_MAX, GUEST_MESSAGE_FIELDS_MAX } from '#shared/link-limits.ts'
+import { GUEST_MESSAGE_BYTES_MAX, GUEST_MESSAGE_FIELDS_MAX, GUEST_READ_SHARE_MAX } from '#shared/link-limits.ts'
 import type { Log } from '#shared/log.ts'
 import type { Rpc, ServiceTypesOf } from '#shared/rpc/services.ts'
 import type { Handlers } from '#shared/ttrpc/method.ts'
@@ -31,8 +31,6 @@ const limits = {
   heldBytesMax: 4 * GUEST_MESSAGE_BYTES_MAX,
   sendQueueBytesMax: 32 * 1024 * 1024,
 }
-/** Of a processor, for what one guest sends, over however many links one after the other. */
-const READ_SHARE_MAX = 0.2
 const BOOT_MARKS_MAX = 64
 /** A guest's queue hands on 16 at once. */
 const EVENTS_PER_PUBLISH_MAX = 64
@@ -44,7 +42,7 @@ const BOOTTIME_NANOS_MAX = 2n ** 62n
 export function createGuestLinks(rpc: Rpc, instance: string, log: Log): GuestLinks {
   return {
     async listen(socketPath: string, peer: GuestPeer): Promise<AsyncDisposable> {
-      const readShare = new TimeShare(READ_SHARE_MAX, performance.now())
+      const readShare = new TimeShare(GUEST_READ_SHARE_MAX, performance.now())
       let guestLog: GuestLog | undefined
       // Made at its first record: by then a warm VM goes by the name of its pod.
       const guestLogOf = () => (guestLog ??= new GuestLog(log.with({ sandbox: peer.id })))

@@ -2,11 +2,12 @@
 import type { Socket } from 'node:net'
 import { abortable } from '#shared/abortable.ts'
 import { RuntimeError } from '#shared/errors.ts'
-import { GUEST_MESSAGE_BYTES_MAX, GUEST_MESSAGE_FIELDS_MAX } from '#shared/link-limits.ts'
+import { GUEST_MESSAGE_BYTES_MAX, GUEST_MESSAGE_FIELDS_MAX, GUEST_READ_SHARE_MAX } from '#shared/link-limits.ts'
 import type { AnyValue } from '#shared/rpc/any.ts'
 import type { Rpc, ServiceTypesOf } from '#shared/rpc/services.ts'
 import { TtrpcClient } from '#shared/ttrpc/client.ts'
 import type { Calls } from '#shared/ttrpc/method.ts'
+import { TimeShare } from '#shared/ttrpc/time-share.ts'
 import type { PodNetwork } from '#shared/network.ts'
 import { networkMessage } from './network.ts'
 
@@ -27,6 +28,7 @@ export class AgentLink {
   readonly #dial: (port: number, signal: AbortSignal) => Promise<Socket>
   readonly #rpc: Rpc
   readonly #instance: string
+  readonly #readShare = new TimeShare(GUEST_READ_SHARE_MAX, performance.now())
   readonly #closed = new AbortController()
   #connection: Promise<{ readonly client: TtrpcClient; readonly agent: Agent }> | undefined
 
@@ -85,7 +87,7 @@ export class AgentLink {
   /** Not given up with the call that asked for it first: others may wait for it by then. */
   #connect(): Promise<{ client: TtrpcClient; agent: Agent }> {
     const connecting = this.#dial(AGENT_PORT, this.#closed.signal).then((socket) => {
-      const client = new TtrpcClient(socket, limits)
+      const client = new TtrpcClient(socket, { ...limits, readShare: this.#readShare })
       void client.closed.then(forget)
       if (this.#closed.signal.aborted) client.close()
       return { client, agent: client.calls(this.#rpc.agent) }

@@ -69,10 +69,10 @@ export class ClientLink implements Endpoint {
   #error: RuntimeError | undefined
 
   constructor(socket: Duplex, options: ConnectionOptions) {
-    const { onCall, ...limits } = options
+    const { onCall, readShare, ...limits } = options
     this.onCall = onCall
     this.limits = resolveLimits(limits)
-    this.connection = new Connection(socket, this.limits, this)
+    this.connection = new Connection(socket, this.limits, this, readShare)
     this.connection.start()
   }
 

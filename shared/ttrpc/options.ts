@@ -16,17 +16,17 @@ export interface CallReport {
 }
 
 export interface ConnectionOptions extends Partial<Limits> {
+  /**
+   * What may go into taking what a peer sends (decoding it and the first, synchronous part of handlers); a connection
+   * that is beyond it is not read for a while. It is shared with whatever else was given the same. Without it there is no
+   * limit.
+   */
+  readonly readShare?: TimeShare
   /** Told of every call when it is over. */
   readonly onCall?: (report: CallReport) => void
 }
 
 export interface ServerOptions extends ConnectionOptions {
-  /**
-   * What may go into taking what the peers send (decoding it and the first, synchronous part of handlers); a connection
-   * that is beyond it is not read for a while. It is shared with whatever else was given the same. Without it there is no
-   * limit.
-   */
-  readonly readShare?: TimeShare
   /** Told of what no caller hears: a connection that broke, and failures of a handler after its call was over. */
   readonly onError?: (error: Error) => void
 }

@@ -9,16 +9,25 @@ import { RuntimeError } from '#shared/errors.ts'
 import { loadProtos } from '#shared/rpc/load.ts'
 import { loadServices } from '#shared/rpc/services.ts'
 import { TtrpcServer } from '#shared/ttrpc/server.ts'
+import { threadCpuMs } from '#shared/ttrpc/time-share.ts'
+import { frame } from '../support/ttrpc-raw.ts'
 
 const rpc = loadServices(loadProtos())
+/** A million frames of nobody's calls, so often that they take several times what a share has saved up. */
+const noise = Buffer.alloc(1_000_000 * frame(99, 3, 0).length, frame(99, 3, 0))
+const NOISE_TIMES = 16
+
 const forever = new AbortController().signal
 
-/** An agent that is reached when the test says so. */
-async function guest(t: Test) {
+/** An agent that is reached when the test says so, and may say something before it serves. */
+async function guest(t: Test, firstWords: readonly Buffer[] = []) {
   const dir = await mkdtemp('/tmp/agent-')
   const path = join(dir, 'agent.sock')
   const server = new TtrpcServer().add(rpc.agent, { Ping: () => ({}), Shutdown: () => ({}) })
-  const listener = createServer((socket) => server.accept(socket)).listen(path)
+  const listener = createServer((socket) => {
+    for (const words of firstWords) socket.write(words)
+    server.accept(socket)
+  }).listen(path)
   await once(listener, 'listening')
   const { promise: up, resolve: reach } = Promise.withResolvers<void>()
   let dials = 0
@@ -62,4 +71,14 @@ t.test('who asked later waits no longer than it will', async (t) => {
   await t.rejects(second, { code: 'DEADLINE_EXCEEDED' })
   link.close()
   await t.rejects(first, { code: 'CANCELLED' }, 'a link that is closed answers whoever waits')
+})
+
+t.test('a guest that talks without end takes a share of the sandboxer’s time and no more', async (t) => {
+  const { link, reach } = await guest(t, Array.from({ length: NOISE_TIMES }, () => noise))
+  reach()
+  const [startMs, startCpuMs] = [performance.now(), threadCpuMs()]
+  await link.ping(forever)
+  const [tookMs, cpuMs] = [performance.now() - startMs, threadCpuMs() - startCpuMs]
+  t.comment(`${Math.round(cpuMs)} ms of a processor in ${Math.round(tookMs)} ms`)
+  t.ok(cpuMs < tookMs * 0.7, 'most of the time it was not read')
 })
