@@ -42,6 +42,7 @@ export class Sandbox {
   readonly #handshake: Handshake
   readonly #network: NetworkWatch
   #state: SandboxState<Guest>
+  #killing: Promise<void> | undefined
 
   /** @param record as saved, or as found; `adopting` when an earlier sandboxer wrote it */
   constructor(record: SandboxRecord, backend: BoundBackend, services: SandboxServices, found: boolean, onGone: () => void) {
@@ -169,11 +170,14 @@ export class Sandbox {
     })
   }
 
-  /** Ends the guest by force: it is frozen, or not what it should be. */
+  /** Ends the guest by force: it is frozen, or not what it should be. Once, however often a guest makes it be asked meanwhile. */
   kill(reason: string): Promise<void> {
-    return this.#mailbox.run(async () => {
-      if (this.#state.kind === 'ready') await this.#die(this.#state.running, { reason, atMs: Date.now() })
-    })
+    this.#killing ??= this.#mailbox
+      .run(async () => {
+        if (this.#state.kind === 'ready') await this.#die(this.#state.running, { reason, atMs: Date.now() })
+      })
+      .finally(() => (this.#killing = undefined))
+    return this.#killing
   }
 
   /** Resolves when the sandbox has ended, at once if it has. */

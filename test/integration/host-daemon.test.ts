@@ -1,9 +1,12 @@
 import { execFile } from 'node:child_process'
+import { connect } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
 import type { MessageIn } from '#shared/rpc/any.ts'
-import { Daemon } from '#test/host/daemon.ts'
+import { LINK_PORT } from '#shared/link-port.ts'
+import { TtrpcClient } from '#shared/ttrpc/client.ts'
+import { Daemon, rpc } from '#test/host/daemon.ts'
 
 type PodConfig = MessageIn<'runtime.v1.PodSandboxConfig'>
 
@@ -113,6 +116,21 @@ t.test('a guest that does not shut down is killed', async (t) => {
   t.equal((await daemon.guests()).length, 1)
   await daemon.controller.Shutdown({ sandboxId: 'h' })
   t.same(await daemon.leftovers(), [], 'Shutdown alone stops what runs')
+})
+
+t.test('a guest that says without end that it has started anew is ended once, and Stop has its turn', async (t) => {
+  await using daemon = await Daemon.start({ backend: 'processes = true' })
+  daemon.ids.add('r')
+  await daemon.run('r')
+  // So that it does not hear TERM, and its end takes a while.
+  process.kill(await daemon.guest(), 'SIGSTOP')
+  const waiting = daemon.controller.Wait({ sandboxId: 'r' })
+  const { Hello } = new TtrpcClient(connect(`${daemon.dir}/sandboxes/r/vsock_${LINK_PORT}`)).calls(rpc.host)
+  await Promise.allSettled(Array.from({ length: 2000 }, () => Hello({ protocolVersion: 1 })))
+  t.match(await waiting, { exitStatus: 137 })
+  await daemon.remove('r')
+  t.notMatch(daemon.log, /unhandled rejection/)
+  t.same(await daemon.leftovers(), [])
 })
 
 t.test('admin shows pods, records without what is secret, consoles and traces', async (t) => {
