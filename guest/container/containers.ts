@@ -62,10 +62,13 @@ export class Containers {
     }
   }
 
-  /** What a Create or Exec that failed leaves: streams that containerd has opened for it, and does not close. */
-  letGo(stdio: Stdio): void {
+  /**
+   * The streams that containerd has opened for a Create or Exec that comes now, and does not close when that fails: what is
+   * returned lets them go. Not those of a containerd that was started meanwhile, which will ask again.
+   */
+  waiting(stdio: Stdio): () => void {
     const { io, execPolicy } = this.#context
-    ProcessIo.letGo(stdio, io, execPolicy)
+    return ProcessIo.waiting(stdio, io, execPolicy)
   }
 
   async start(container: Container): Promise<number> {

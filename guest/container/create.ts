@@ -41,9 +41,10 @@ export async function createContainer(
   undo.use(await storages.acquire(prepared.storages))
   const { dir, command, oomScoreAdj, sources } = await writeBundle(context, request, prepared, isInit, undo)
   undo.use(await holdSubmounts(ioContext.os.mounts, sources))
+  // Before the streams are bound: those that wait by now may be another containerd's.
+  signal.throwIfAborted()
   const io = await ProcessIo.open(plan, ioContext, initPolicy)
   undo.defer(() => io.discard())
-  signal.throwIfAborted()
 
   const cgroup = new Cgroup(`${context.cgroupRoot}${cgroupOf(context, id)}`)
   const sinceNanos = context.bootTimeNanos()

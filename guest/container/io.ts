@@ -68,11 +68,16 @@ export class ProcessIo {
     }
   }
 
-  /** The streams of a process that is not made after all come to their ends. */
-  static letGo(stdio: Stdio, { streams }: IoContext, policy: IoPolicy): void {
+  /** The streams that wait for a process now; what is returned brings them to their ends, should it not be made after all. */
+  static waiting(stdio: Stdio, { streams }: IoContext, policy: IoPolicy): () => void {
     const { stdin, stdout, stderr } = streamIds(stdio)
-    if (stdin !== undefined) streams.letGo(stdin, { kind: 'input', input: Input.none(policy.input) })
-    for (const id of [stdout, stderr]) if (id !== undefined) streams.letGo(id, { kind: 'output', output: Output.none(policy.output) })
+    const waiters = (id: string | undefined) => (id === undefined ? () => {} : streams.waiters(id))
+    const giveInput = waiters(stdin)
+    const giveOutputs = [stdout, stderr].map(waiters)
+    return () => {
+      giveInput({ kind: 'input', input: Input.none(policy.input) })
+      for (const give of giveOutputs) give({ kind: 'output', output: Output.none(policy.output) })
+    }
   }
 
   /** For the OCI runtime; undefined with a terminal. */

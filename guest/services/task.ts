@@ -25,12 +25,13 @@ export function createTaskService(containers: Containers, rpc: GuestRpc): Handle
   return {
     async Create({ id, bundle, stdin, stdout, stderr, terminal, checkpoint }, { signal }) {
       const stdio = { stdin, stdout, stderr, terminal }
+      const letGo = containers.waiting(stdio)
       try {
         if (checkpoint !== '') throw new RuntimeError('UNIMPLEMENTED', `container ${id}: restoring from a checkpoint is not supported`)
         const container = await containers.create({ id: containerId(id), bundle, stdio }, signal)
         return { pid: container.init.state.pid }
       } catch (error) {
-        containers.letGo(stdio)
+        letGo()
         throw implemented(error)
       }
     },
@@ -40,13 +41,14 @@ export function createTaskService(containers: Containers, rpc: GuestRpc): Handle
     },
     async Exec({ id, execId: exec, stdin, stdout, stderr, terminal, spec }) {
       const stdio = { stdin, stdout, stderr, terminal }
+      const letGo = containers.waiting(stdio)
       try {
         const container = containers.get(containerId(id))
         if (spec === null) throw new RuntimeError('INVALID_ARGUMENT', `exec ${exec} in container ${id}: the process spec is missing`)
         await containers.addExec(container, { id: execId(exec), stdio, spec: Buffer.from(spec.value) })
         return {}
       } catch (error) {
-        containers.letGo(stdio)
+        letGo()
         throw error
       }
     },

@@ -37,7 +37,7 @@ export class StreamRegistry {
   bind(id: string, endpoint: Endpoint): Disposable {
     if (this.#bound.has(id)) throw new RuntimeError('ALREADY_EXISTS', `the stream ${JSON.stringify(id)} already has a process`)
     this.#bound.set(id, endpoint)
-    this.letGo(id, endpoint)
+    this.waiters(id)(endpoint)
     return {
       [Symbol.dispose]: () => {
         if (this.#bound.get(id) === endpoint) this.#bound.delete(id)
@@ -45,9 +45,12 @@ export class StreamRegistry {
     }
   }
 
-  /** Gives those that wait for this id now an endpoint, which those who come later do not get. */
-  letGo(id: string, endpoint: Endpoint): void {
-    for (const resolve of this.#waiting.get(id) ?? []) resolve(endpoint)
+  /** Those that wait for this id now: gives them an endpoint, which those who come later do not get. */
+  waiters(id: string): (endpoint: Endpoint) => void {
+    const waiting = [...(this.#waiting.get(id) ?? [])]
+    return (endpoint) => {
+      for (const resolve of waiting) resolve(endpoint)
+    }
   }
 
   /** The process side of a stream, as soon as there is one. Throws what `signal` was aborted with. */

@@ -236,6 +236,34 @@ t.test('the streams of what is not made after all come to their ends', async (t)
   await client.delete()
 })
 
+t.test('a Create that fails when its containerd has gone leaves the next one its streams', async (t) => {
+  const { prepare } = node.host
+  const asked = Promise.withResolvers<void>()
+  const answered = Promise.withResolvers<void>()
+  node.host.prepare = async (id) => {
+    asked.resolve()
+    await answered.promise
+    return prepare(id)
+  }
+  const first = await node.container('again', sh('echo heard'))
+  const lost = first.create()
+  lost.catch(() => {})
+  await asked.promise
+  first[Symbol.dispose]()
+  await t.rejects(lost)
+  using second = await node.container('again', sh('echo heard'))
+  const streams = await second.open('again', {})
+  node.host.prepare = prepare
+  answered.resolve()
+  // A Delete waits for the Create that is under way.
+  await t.rejects(second.delete(), { code: 'NOT_FOUND' })
+  await second.calls.Create({ id: 'again', bundle: '/bundles/again', ...second.stdio('again', streams, false) })
+  const { exit } = await second.start()
+  t.equal(await streams.stdout?.text(), 'heard\n')
+  t.equal(await exit, 0)
+  await second.delete()
+})
+
 t.test('one gibibyte, with the agent\'s memory bounded', async (t) => {
   const count = 1024
   using client = await node.container('gibibyte', sh(`dd if=/dev/zero bs=${MiB} count=${count} 2>/dev/null`))
