@@ -42,7 +42,7 @@ const BOOTTIME_NANOS_MAX = 2n ** 62n
 export function createGuestLinks(rpc: Rpc, instance: string, log: Log): GuestLinks {
   return {
     async listen(socketPath: string, peer: GuestPeer): Promise<AsyncDisposable> {
-      const readShare = new TimeShare(GUEST_READ_SHARE_MAX, performance.now())
+      const readShare = new TimeShare(GUEST_READ_SHARE_MAX)
       let guestLog: GuestLog | undefined
       // Made at its first record: by then a warm VM goes by the name of its pod.
       const guestLogOf = () => (guestLog ??= new GuestLog(log.with({ sandbox: peer.id })))

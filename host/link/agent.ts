@@ -28,7 +28,7 @@ export class AgentLink {
   readonly #dial: (port: number, signal: AbortSignal) => Promise<Socket>
   readonly #rpc: Rpc
   readonly #instance: string
-  readonly #readShare = new TimeShare(GUEST_READ_SHARE_MAX, performance.now())
+  readonly #readShare = new TimeShare(GUEST_READ_SHARE_MAX)
   readonly #closed = new AbortController()
   #connection: Promise<{ readonly client: TtrpcClient; readonly agent: Agent }> | undefined
 

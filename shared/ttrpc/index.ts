@@ -4,6 +4,7 @@ export { TtrpcClient } from './client.ts'
 export { TtrpcServer } from './server.ts'
 export { serviceOf } from './service.ts'
 export { defaultLimits, type Limits } from './limits.ts'
+export { TimeShare } from './time-share.ts'
 export type { CallReport, ConnectionOptions, ServerOptions } from './options.ts'
 export type {
   CallContext,

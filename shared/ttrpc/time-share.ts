@@ -1,4 +1,5 @@
 /** A share of a processor's time, with some saved up for a burst. */
+import { RuntimeError } from '../errors.ts'
 
 /** What may be saved up, in ms: an agent's greeting and a batch of its log at once take less. */
 const SAVED_MS_MAX = 100
@@ -8,8 +9,13 @@ export class TimeShare {
   #savedMs = SAVED_MS_MAX
   #atMs: number
 
-  /** `share`: above 0, 1 at most. `nowMs`, here and below: monotonic. */
-  constructor(share: number, nowMs: number) {
+  /**
+   * @param share 1 is no limit
+   * @param nowMs monotonic, here and below
+   * @throws RuntimeError INVALID_ARGUMENT for a share that is not above 0 and up to 1
+   */
+  constructor(share: number, nowMs: number = performance.now()) {
+    if (!(share > 0 && share <= 1)) throw new RuntimeError('INVALID_ARGUMENT', `a time share of ${share}; expected a number above 0 and up to 1`)
     this.#share = share
     this.#atMs = nowMs
   }

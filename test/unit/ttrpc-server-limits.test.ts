@@ -132,6 +132,7 @@ t.test('a share of the time', (t) => {
   t.equal(share.spend(100, 100_000), 0, 'all of it is there again')
   const all = new TimeShare(1, 0)
   t.equal(all.spend(5000, 5000), 0, 'a share of 1 is no limit')
+  for (const wrong of [0, -1, 1.5, Number.NaN]) t.throws(() => new TimeShare(wrong), { code: 'INVALID_ARGUMENT', message: /above 0 and up to 1/ }, `${wrong}`)
   t.end()
 })
 
