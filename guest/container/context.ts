@@ -30,7 +30,7 @@ export interface ContainersContext {
 }
 
 /** Tells containerd; nobody waits for it. */
-export function publish({ events }: ContainersContext, event: TaskEvent): void {
+export function publish({ events }: Pick<ContainersContext, 'events'>, event: TaskEvent): void {
   void events.publish(event)
 }
 

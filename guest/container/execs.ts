@@ -6,7 +6,7 @@ import { ProcessIo } from './io.ts'
 import { parseProcess } from './oci.ts'
 import { type Ended, NEVER_RAN, Process } from './process.ts'
 import { finalProcess } from './spec.ts'
-import type { Exit } from './state.ts'
+import { type Exit, hasExited } from './state.ts'
 import { planStdio, type Stdio } from './stdio.ts'
 
 export interface AddExec {
@@ -17,7 +17,11 @@ export interface AddExec {
 }
 
 /** Registers an exec; startExec runs it. */
-export async function addExec(context: ContainersContext, container: Container, request: AddExec): Promise<Exec> {
+export async function addExec(
+  context: Pick<ContainersContext, 'io' | 'execPolicy' | 'events'>,
+  container: Container,
+  request: AddExec,
+): Promise<Exec> {
   const { id: containerId, init, execs, execsUnderWay } = container
   const { id, stdio } = request
   const about = `exec ${id} in container ${containerId}`
@@ -31,6 +35,11 @@ export async function addExec(context: ContainersContext, container: Container, 
   execsUnderWay.add(id)
   try {
     const io = await ProcessIo.open(plan, context.io, context.execPolicy)
+    if (hasExited(init.state)) {
+      // Its execs have had their end, or are gone with it: nobody would end this one, or let go of its streams.
+      await io.discard()
+      init.assert('exec')
+    }
     const process = new Process(about, stdio, io, undefined, {
       exited: async () => {},
       stopped: ({ state }, exit) => {
