@@ -69,14 +69,24 @@ export function asRuntimeError(error: unknown): RuntimeError {
     if (error.name === 'AbortError') return new RuntimeError('CANCELLED', error.message, { cause: error })
     return new RuntimeError('INTERNAL', error.message, { cause: error })
   }
-  return new RuntimeError('INTERNAL', String(error))
+  return new RuntimeError('INTERNAL', textOf(error))
+}
+
+/** Of a thrown value that is no error, in one line. It may have no text: no prototype, a circle, a `toString` that throws. */
+function textOf(thrown: unknown): string {
+  if (typeof thrown !== 'object' || thrown === null) return String(thrown)
+  try {
+    return JSON.stringify(thrown)
+  } catch {
+    return Object.prototype.toString.call(thrown)
+  }
 }
 
 /** The message of an error and of every cause below it that says more, outermost first. */
 export function explain(error: unknown): string {
   const parts: string[] = []
   for (let at: unknown = error, depth = 0; at !== undefined && depth < 8; depth++) {
-    const text = at instanceof Error ? at.message : typeof at === 'string' ? at : JSON.stringify(at)
+    const text = at instanceof Error ? at.message : textOf(at)
     if (text !== '' && !parts.some((part) => part.includes(text))) parts.push(text)
     at = at instanceof Error ? at.cause : undefined
   }

@@ -1,7 +1,7 @@
 /** ttrpc for Node.js: client and server. Everything else in this folder is how. */
 export { RuntimeError, type ErrorDetail, type StatusName } from '../errors.ts'
 export { TtrpcClient } from './client.ts'
-export { TtrpcServer } from './server.ts'
+export { ServedService, TtrpcServer } from './server.ts'
 export { serviceOf } from './service.ts'
 export { defaultLimits, type Limits } from './limits.ts'
 export { TimeShare } from './time-share.ts'

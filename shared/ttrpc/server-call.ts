@@ -16,6 +16,10 @@ import { encodeError, thrownError } from './status.ts'
 /** Why the signal of a call that was answered is aborted: one for all, since an error's stack costs more than the rest. */
 const callOver = new RuntimeError('CANCELLED', 'the call is over')
 
+/** A promise, of this realm or another, or of a library. */
+const isThenable = (output: unknown): output is PromiseLike<unknown> =>
+  output instanceof Promise || (typeof output === 'object' && output !== null && 'then' in output && typeof output.then === 'function')
+
 export class ServerCall implements CallContext {
   readonly path: string
   readonly metadata: Metadata
@@ -33,6 +37,7 @@ export class ServerCall implements CallContext {
   /** Set while an answer waits for room in the send queue. */
   #retry: (() => void) | undefined
   #over = false
+  #error: RuntimeError | undefined
 
   constructor(link: ServerLink, method: ServedMethod, id: number, request: RequestEnvelope) {
     this.path = method.path
@@ -47,7 +52,7 @@ export class ServerCall implements CallContext {
   /** Made when a handler asks for it: most do not. */
   get signal(): AbortSignal {
     this.#controller ??= new AbortController()
-    if (this.#over) this.#controller.abort(callOver)
+    if (this.#over) this.#controller.abort(this.#error ?? callOver)
     return this.#controller.signal
   }
 
@@ -129,7 +134,7 @@ export class ServerCall implements CallContext {
   #handle(input: unknown): void {
     const output = this.#method.handler(input, this)
     if (this.#method.definition.responseStream) this.#stream(output)
-    else if (output instanceof Promise) {
+    else if (isThenable(output)) {
       output.then((value: unknown) => this.#answer(value), (thrown: unknown) => this.#thrown(thrown))
     } else this.#answer(output)
   }
@@ -216,14 +221,14 @@ export class ServerCall implements CallContext {
   #thrown(thrown: unknown): void {
     const error = thrownError(thrown)
     // The caller hears the message. Where an unexpected error comes from is in its stack, which stays here.
-    const unexpected = thrown instanceof Error && error !== thrown && error.code === 'INTERNAL'
-    if (unexpected) tell(this.#link.shared.onError, thrown)
+    if (error !== thrown && error.code === 'INTERNAL' && error.cause instanceof Error) tell(this.#link.shared.onError, error.cause)
     this.fail(error)
     this.#returned()
   }
 
   #finish(error: RuntimeError | undefined): void {
     this.#over = true
+    this.#error = error
     this.#link.forget(this.#id)
     this.#deadline?.cancel()
     this.#pump?.stop()

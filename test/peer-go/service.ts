@@ -28,9 +28,7 @@ export const peerService: Service<PeerTypes> = loadPeer()
 
 function loadPeer(): Service<PeerTypes> {
   const definition = loadSync(`${import.meta.dirname}/peer.proto`, { longs: String, defaults: true })
-  const service = definition['kuasar.test.v1.Peer']
-  if (service === undefined || 'format' in service) throw new Error('peer.proto does not define the service Peer')
-  return serviceOf<PeerTypes>(service)
+  return serviceOf<PeerTypes>(definition['kuasar.test.v1.Peer'])
 }
 
 export const peerHandlers: Handlers<PeerTypes> = {

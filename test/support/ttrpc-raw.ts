@@ -39,7 +39,6 @@ export const envelopes = loadEnvelopes()
 function loadEnvelopes() {
   const file = `${import.meta.dirname}/ttrpc-envelope.proto`
   const service = loadSync(file, { keepCase: true, longs: String, defaults: true })['kuasar.test.v1.Envelopes']
-  if (service === undefined || 'format' in service) throw new Error('ttrpc-envelope.proto does not define Envelopes')
   const { Call } = serviceOf<{ Call: EnvelopeMethod }>(service).methods
   // oxlint-disable typescript/no-unsafe-type-assertion -- what the .proto file says
   return {

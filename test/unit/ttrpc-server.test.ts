@@ -1,5 +1,6 @@
 /** The server against a peer that sends any bytes it likes. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import { RuntimeError } from '#shared/errors.ts'
 import { serviceOf, TtrpcServer, type CallContext, type Service } from '#shared/ttrpc/index.ts'
@@ -256,6 +257,9 @@ t.test('what handlers throw', async (t) => {
   const huge = { type_url: 'x', value: Buffer.alloc(5_000_000) }
   const circular = new Error('circular')
   circular.cause = circular
+  const bigint = { cause: 7n }
+  const { proxy, revoke } = Proxy.revocable({}, {})
+  revoke()
   const thrown: Readonly<Record<string, readonly [unknown, number, RegExp]>> = {
     coded: [new RuntimeError('NOT_FOUND', 'no container x'), 5, /^no container x$/],
     caused: [new RuntimeError('INTERNAL', 'mount', { cause: new Error('EPERM') }), 13, /^mount: EPERM$/],
@@ -264,7 +268,9 @@ t.test('what handlers throw', async (t) => {
     aborted: [AbortSignal.abort().reason, 1, /abort/],
     text: ['text', 13, /^text$/],
     nothing: [undefined, 13, /^undefined$/],
-    textless: [Object.create(null), 2, /no text/],
+    bare: [Object.create(null), 13, /^\{\}$/],
+    odd: [new RuntimeError('ABORTED', 'odd', { cause: bigint }), 10, /^odd: \[object Object\]$/],
+    textless: [proxy, 2, /no text/],
     circular: [circular, 13, /^circular$/],
     large: [new RuntimeError('ABORTED', 'ü'.repeat(3_000_000)), 10, /^ü{8000,}.{0,2}…$/],
     detailed: [new RuntimeError('ABORTED', 'details', { details: [huge] }), 10, /^$/],
@@ -324,6 +330,30 @@ t.test('signals', async (t) => {
   t.equal(contexts[1]?.signal.aborted, true, 'also when first asked for then')
 })
 
+t.test('the reason of a signal that is first asked for when the time has run out', async (t) => {
+  const { promise: reason, resolve } = Promise.withResolvers<unknown>()
+  await using attacked = await attack({}, {
+    async Echo(incoming, context) {
+      await sleep(100)
+      resolve(context.signal.reason)
+      return incoming
+    },
+  })
+  attacked.peer.send(frame(1, 1, 0, request('Echo', text('x'), { timeout_nano: '1000000' })))
+  t.match(await attacked.peer.response(), { id: 1, code: 4 })
+  t.match(await reason, { code: 'DEADLINE_EXCEEDED' })
+})
+
+t.test('promises that are not of this realm', async (t) => {
+  const foreign: unknown = runInNewContext('Promise')
+  await using attacked = await attack({}, {
+    // @ts-expect-error a class of another realm has no type here
+    Echo: (incoming) => foreign.resolve(incoming),
+  })
+  attacked.peer.send(frame(1, 1, 0, request('Echo', text('x'))))
+  t.same((await attacked.peer.response()).payload, bytesValue(text('x')))
+})
+
 t.test('mistakes of the owner', async (t) => {
   const server = new TtrpcServer().add(peerService, {})
   t.throws(() => server.add(peerService, {}), { code: 'ALREADY_EXISTS' })
@@ -334,6 +364,8 @@ t.test('mistakes of the owner', async (t) => {
   })
   const { Echo } = peerService.methods
   t.throws(() => serviceOf({}), { code: 'INVALID_ARGUMENT' })
+  t.throws(() => serviceOf(undefined), { code: 'INVALID_ARGUMENT', message: /expected a service, as package\.Service/ })
+  t.throws(() => serviceOf({ format: 'Protocol Buffer 3 DescriptorProto' }), { code: 'INVALID_ARGUMENT', message: /definition of a type/ })
   t.throws(
     () => serviceOf({ Echo: { ...Echo, path: 'Echo' } }),
     { code: 'INVALID_ARGUMENT', message: /"Echo" is not a method's path/ },
