@@ -128,7 +128,7 @@ function foundLink(one: z.output<typeof link>, ingress: ReadonlySet<string>): Fo
     mtu: one.mtu,
     addresses: addresses.map(foundAddress),
     down: !one.flags.includes('UP'),
-    noarp: one.flags.includes('NOARP') && kind !== 'dummy',
+    noarp: one.flags.includes('NOARP'),
     kind,
     ethernet: ETHERNET.includes(one.link_type),
     within: one.master ?? below,

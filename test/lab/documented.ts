@@ -18,8 +18,8 @@ async function onlyBlock(language: string): Promise<string> {
 }
 
 /**
- * Follows the page on the lab. Left out is what needs a registry (`make`): the checkout that the lab mounts has been
- * through it.
+ * Follows the page on the lab, up to the start of both services. Left out is what needs a registry (`make`): the checkout
+ * that the lab mounts has been through it.
  */
 export async function installAsDocumented(lab: Lab): Promise<void> {
   const script = (await onlyBlock('sh')).split('\n').filter((line) => !line.startsWith('make ')).join('\n')
@@ -27,4 +27,5 @@ export async function installAsDocumented(lab: Lab): Promise<void> {
   await lab.writeFile('/etc/containerd/conf.d/kuasar.toml', await onlyBlock('toml'))
   await lab.sh(`sed -i '1i imports = ["/etc/containerd/conf.d/*.toml"]' /etc/containerd/config.toml`)
   await lab.writeFile('/etc/systemd/system/kuasar-sandboxer.service', await onlyBlock('ini'))
+  await lab.sh('systemctl stop containerd && systemctl daemon-reload && systemctl enable kuasar-sandboxer && systemctl start containerd')
 }

@@ -34,6 +34,8 @@ export interface Lab extends AsyncDisposable {
 /** A kernel and systemd under emulation, with other tests beside it. */
 const READY_MS_MAX = 600_000
 const DIAL_MS_MAX = 60_000
+/** Of the machine's one network card, for tests to give away. */
+export const SPARE_MAC = '02:6b:75:61:73:70'
 /** Of the console, in an error. */
 const CONSOLE_LINES = 40
 
@@ -113,6 +115,9 @@ function qemuArguments({ kernel, initramfs, disk }: Machine): string[] {
     ['-chardev', `socket,id=vsock,path=${at('vhost.sock')}`],
     ['-device', 'vhost-user-vsock-pci,chardev=vsock'],
     ['-device', 'virtio-rng-pci'],
+    // A card that is plugged into nothing.
+    ['-netdev', 'hubport,id=spare,hubid=0'],
+    ['-device', `virtio-net-pci,netdev=spare,mac=${SPARE_MAC},romfile=`],
     ['-serial', `file:${at('console.log')}`],
   ]
   return options.flatMap(([name, value]) => (value === undefined ? [name] : [name, value]))

@@ -1,4 +1,5 @@
 /** Pods' cgroups as a kubelet with the systemd driver has them made: one slice per pod, and systemd owns it. */
+import { randomUUID } from 'node:crypto'
 import { basename } from 'node:path'
 import type { PodCgroups } from '#test/cri/client.ts'
 import type { Lab } from './lab.ts'
@@ -16,8 +17,11 @@ export function podSlices(lab: Lab): PodCgroups {
   }
 }
 
+/** A pod's, as the kubelet's systemd driver names it. */
+export const newPodSlice = (): string => slicePath(`kubepods-pod${randomUUID().replaceAll('-', '_')}.slice`)
+
 /** Where systemd has a slice: each dash is a level. Source: systemd.slice(5). */
-export function slicePath(slice: string): string {
+function slicePath(slice: string): string {
   const parts = slice.replace(/\.slice$/, '').split('-')
   return parts.map((_, index) => `/${parts.slice(0, index + 1).join('-')}.slice`).join('')
 }

@@ -2,15 +2,18 @@
  * A machine as users have it: Debian with systemd on cgroup v2, its own containerd and units, and kuasar-ts installed as
  * docs/containerd.md says, word by word. KVM works in it, and is what pods get.
  */
-import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
+import { parseRecord } from '#host/sandbox/record.ts'
 import type { Container } from '#test/cri/container.ts'
-import { podConfig } from '#test/cri/config.ts'
 import type { Pod } from '#test/cri/pod.ts'
+import { until } from '#test/support/faults.ts'
 import { idle, microvm } from '#test/support/kuasar.ts'
+import { ask, cniTables, guestTables, server } from '#test/support/network.ts'
 import { installAsDocumented } from './documented.ts'
 import { startLab } from './lab.ts'
-import { podSlices, slicePath } from './slice.ts'
+import { checkoutInside } from './paths.ts'
+import { processesIn, remainsIn } from './remains.ts'
+import { newPodSlice, podSlices } from './slice.ts'
 
 /** Of docs/kubernetes.md's overhead, what is not the VM's own. */
 const OVERHEAD_MIB = 400 - 160
@@ -27,21 +30,9 @@ async function show(unit: string, ...names: string[]): Promise<Record<string, st
 
 const mainPid = async (unit: string): Promise<string> => (await show(unit, 'MainPID'))['MainPID'] ?? ''
 
-/** As the kubelet's systemd driver names a pod's. */
-const slice = slicePath(`kubepods-pod${randomUUID().replaceAll('-', '_')}.slice`)
-const runPod = (name: string, cgroupParent: string): Promise<Pod> => {
-  const config = podConfig({ name })
-  return cri.runPod({ ...config, linux: { ...config.linux, cgroupParent } }, microvm)
-}
-
-/** pid, command and cgroup of everything that belongs to a sandbox, or to any when none is named. */
-async function processesOf(id = ''): Promise<string[]> {
-  const text = await lab.sh(`for p in /proc/[0-9]*; do
-    tr '\\0' '\\n' <$p/environ 2>/dev/null | grep -q "^KUASAR_PROCESS=${id}" || continue
-    echo "\${p#/proc/} $(cat $p/comm) $(cut -d: -f3 $p/cgroup)"
-  done`)
-  return text.split('\n').filter((line) => line !== '')
-}
+const slice = newPodSlice()
+const runPod = (name: string, cgroupParent: string): Promise<Pod> => cri.runPod({ name, linux: { cgroupParent } }, microvm)
+const processesOf = (id: string): Promise<string[]> => processesIn(lab, id)
 
 t.test('what this machine is', async (t) => {
   t.equal(await lab.sh('stat -f -c %T /sys/fs/cgroup'), 'cgroup2fs')
@@ -52,7 +43,6 @@ t.test('what this machine is', async (t) => {
 
 t.test('installed as documented, the sandboxer is ready before containerd starts', async (t) => {
   await installAsDocumented(lab)
-  await lab.sh('systemctl stop containerd && systemctl daemon-reload && systemctl enable kuasar-sandboxer && systemctl start containerd')
   const sandboxer = await show('kuasar-sandboxer', 'ActiveState', 'SubState', 'Type', 'ExecMainStartTimestampMonotonic', 'ActiveEnterTimestampMonotonic')
   const containerd = await show('containerd', 'ActiveState', 'ExecMainStartTimestampMonotonic')
   t.match(sandboxer, { ActiveState: 'active', SubState: 'running', Type: 'notify' })
@@ -141,7 +131,27 @@ t.test('systemctl restart containerd under a running pod', async (t) => {
 
 t.test('removed, it leaves nothing', async (t) => {
   await pod.remove()
-  t.same(await processesOf(), [])
-  // The directory for records that could not be read is always there.
-  t.equal(await lab.sh('find /sys/fs/cgroup -name "kuasar-*" -not -name "*.service"; find /run/kuasar/sandboxes /run/kuasar/ledger -mindepth 1 -not -path /run/kuasar/ledger/unreadable; grep /run/kuasar/ /proc/mounts || true'), '')
+  t.same(await remainsIn(lab), [])
+})
+
+t.test('a pod on a VM that has booted before it, under KVM', async (t) => {
+  const kuasarctl = ['node', `${checkoutInside}/host/ctl/main.ts`, 'list']
+  await lab.sh(`sed -i 's/^warm = 0$/warm = 1/' /etc/kuasar/config.toml && systemctl restart kuasar-sandboxer`)
+  const vm = await until('a VM waits', async () => /^(_warm-\w+).*\bwarm\b/m.exec((await lab.exec(kuasarctl)).stdout)?.[1])
+  const waiting = await processesOf(`${vm}/`)
+  t.not(waiting.length, 0)
+  pod = await runPod('warm', newPodSlice())
+  t.match(parseRecord(await lab.readFile(`/run/kuasar/ledger/${pod.id}.json`), pod.id), { vm, state: 'ready' }, 'the VM that waited')
+  container = await pod.run(server)
+  t.match(await container.execSync(['hostname']), { stdout: 'warm\n' })
+  t.strictSame(await guestTables(container), await cniTables(lab, pod), 'the network is CNI’s')
+  t.equal(await lab.sh(ask((await pod.status()).network?.ip ?? '')), 'warm', 'the node reaches it')
+  const claimed = await processesOf(`${vm}/`)
+  t.same(claimed.map((line) => line.split(' ')[0]), waiting.map((line) => line.split(' ')[0]), 'the same processes')
+  t.same(claimed.filter((line) => !line.endsWith(` ${pod.config.linux?.cgroupParent}/kuasar-${pod.id}`)), [], 'in the pod’s cgroup')
+  const qemu = claimed.find((line) => line.includes(' qemu-'))?.split(' ')[0] ?? ''
+  t.match(await lab.sh(`tr '\\0' ' ' </proc/${qemu}/cmdline`), /-accel kvm .*-cpu host/)
+  await pod.remove()
+  await lab.sh(`sed -i 's/^warm = 1$/warm = 0/' /etc/kuasar/config.toml && systemctl restart kuasar-sandboxer`)
+  await until('the next VM, which waited or booted, is gone', async () => (await remainsIn(lab)).length === 0)
 })

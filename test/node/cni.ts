@@ -9,9 +9,10 @@ export interface CniScript {
 export interface CniNetwork extends CniScript {
   /**
    * bridge: IPv4 on a bridge `cni0`, which is the gateway and the default. dual: IPv4 and IPv6 on `cni1`. ipv6: only
-   * that, on `cni2`. ptp: a pair whose host side routes. macvlan: on the node's device `uplink`.
+   * that, on `cni2`. ptp: a pair whose host side routes. macvlan, ipvlan, vlan: on the node's device `uplink`. dummy: a link
+   * that leads nowhere. host-device: the node's device `spare` itself.
    */
-  readonly kind: 'bridge' | 'dual' | 'ipv6' | 'ptp' | 'macvlan'
+  readonly kind: 'bridge' | 'dual' | 'ipv6' | 'ptp' | 'macvlan' | 'ipvlan' | 'vlan' | 'dummy' | 'host-device'
   readonly mtu?: number
 }
 
@@ -22,13 +23,23 @@ export const subnets = {
   ipv6: { ipv6: 'fd00:90::/64' },
   ptp: { ipv4: '10.91.0.0/24' },
   macvlan: { ipv4: '10.92.0.0/24' },
+  ipvlan: { ipv4: '10.93.0.0/24' },
+  vlan: { ipv4: '10.94.0.0/24' },
+  dummy: { ipv4: '10.95.0.0/24' },
+  'host-device': { ipv4: '10.96.1.0/24' },
 } as const satisfies Record<CniNetwork['kind'], { readonly ipv4?: string; readonly ipv6?: string }>
 
 /** The plugin that runs a network's script: cni-script.ts, linked to where CNI looks for plugins. */
 export const scriptPlugin = 'kuasar-script'
 
-/** The device a macvlan's pods are on. It leads nowhere; they reach each other. */
+/** The device that the pods of macvlan, ipvlan and vlan are on. It leads nowhere; they reach each other. */
 export const uplink = 'uplink'
+
+/** The vlan's tag. The kernel has each once for a device, so one pod at a time has it. */
+export const vlanId = 7
+
+/** The device that host-device moves into its pod. */
+export const spare = 'spare'
 
 /** Of the network, as CRI reports it. */
 export const networkName = ({ kind }: CniNetwork): string => (kind === 'bridge' ? 'node' : `node-${kind}`)
@@ -44,6 +55,10 @@ function interfacePlugin({ kind, mtu }: CniNetwork): object {
   const base = { ...(mtu === undefined ? {} : { mtu }), ipam: ipam(kind) }
   if (kind === 'ptp') return { type: 'ptp', ipMasq: false, ...base }
   if (kind === 'macvlan') return { type: 'macvlan', master: uplink, mode: 'bridge', ...base }
+  if (kind === 'ipvlan') return { type: 'ipvlan', master: uplink, mode: 'l2', ...base }
+  if (kind === 'vlan') return { type: 'vlan', master: uplink, vlanId, ...base }
+  if (kind === 'dummy') return { type: 'dummy', ...base }
+  if (kind === 'host-device') return { type: 'host-device', device: spare, ...base }
   return { type: 'bridge', bridge: { bridge: 'cni0', dual: 'cni1', ipv6: 'cni2' }[kind], isGateway: true, ipMasq: false, ...base }
 }
 

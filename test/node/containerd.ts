@@ -136,8 +136,7 @@ export async function startContainerd(node: TestNode, options: ContainerdOptions
     },
     async setNetwork(network) {
       await writeFile(node.path(cniConfigPath), cniConfig(network))
-      const taken = await poll(readyMsMax, async () => ((await cniOf(cri)) === cniConfig(network) ? true : undefined))
-      if (taken !== true) throw new Error(`containerd has not taken up the network:\n${await cniOf(cri)}`)
+      await networkTaken(cri, network)
     },
     async [Symbol.asyncDispose]() {
       cri.close()
@@ -154,6 +153,12 @@ async function criReady(cri: Cri): Promise<boolean> {
   } catch {
     return false
   }
+}
+
+/** Resolves when containerd has taken up a network that was written to `cniConfigPath`. */
+export async function networkTaken(cri: Cri, network: CniNetwork): Promise<void> {
+  const taken = await poll(readyMsMax, async () => ((await cniOf(cri)) === cniConfig(network) ? true : undefined))
+  if (taken !== true) throw new Error(`containerd has not taken up the network:\n${await cniOf(cri)}`)
 }
 
 /** The network's configuration, as containerd last read it. */

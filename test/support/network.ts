@@ -1,13 +1,19 @@
 /** A pod's network seen from both sides by the same tool, and servers to reach it by. */
 import { isDeepStrictEqual } from 'node:util'
+import { parseRecord } from '#host/sandbox/record.ts'
 import type { Container } from '#test/cri/container.ts'
 import type { Pod } from '#test/cri/pod.ts'
 import { poll } from '#test/node/poll.ts'
-import { connectServices } from './faults.ts'
-import { inside, type Kuasar } from './kuasar.ts'
+import { inside } from './kuasar.ts'
 
 /** Several of the sandboxer's looks at a namespace, on a machine that is busy. */
 const lookMsMax = 60_000
+
+/** The machine whose sandboxer has the pod: a test's node, or the lab. */
+export interface NetworkHost {
+  /** A shell command on it; answers its output. */
+  sh(script: string): Promise<string>
+}
 
 /** What busybox's `ip` prints, one thing a line, without what differs by nature. */
 export interface Tables {
@@ -21,9 +27,9 @@ export interface Tables {
 export const guestTables = (container: Container): Promise<Tables> => tables((command) => inside(container, command))
 
 /** The namespace's, as CNI left it. */
-export async function cniTables(kuasar: Kuasar, pod: Pod): Promise<Tables> {
-  const netns = await netnsOf(kuasar, pod)
-  const found = await tables((command) => kuasar.sh(`nsenter --net=${netns} sh -c '${command}'`))
+export async function cniTables(host: NetworkHost, pod: Pod): Promise<Tables> {
+  const netns = await netnsOf(host, pod)
+  const found = await tables((command) => host.sh(`nsenter --net=${netns} sh -c '${command}'`))
   return { ...found, links: found.links.filter((line) => !line.startsWith('kuasar-tap')) }
 }
 
@@ -41,11 +47,9 @@ export async function sameTables(guest: () => Promise<Tables>, cni: () => Promis
   return pair
 }
 
-export async function netnsOf(kuasar: Kuasar, pod: Pod): Promise<string> {
-  using services = connectServices(kuasar.node)
-  const { record } = await services.admin.Inspect({ id: pod.id })
-  const { plan }: { readonly plan: { readonly netnsPath: string } } = JSON.parse(record)
-  return plan.netnsPath
+export async function netnsOf(host: NetworkHost, { id }: Pod): Promise<string> {
+  const { plan } = parseRecord(await host.sh(`cat /run/kuasar/ledger/${id}.json`), id)
+  return plan.netnsPath ?? ''
 }
 
 async function tables(run: (command: string) => Promise<string>): Promise<Tables> {
