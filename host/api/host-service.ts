@@ -3,8 +3,7 @@
  * is hostile and bounded. One link per sandbox lives at a time, and the newest wins: an agent that reconnects knows
  * better than a connection whose end has not been noticed yet.
  */
-import { chmod, rm } from 'node:fs/promises'
-import { createServer, type Socket } from 'node:net'
+import type { Socket } from 'node:net'
 import { RuntimeError, explain, unreachable } from '#shared/errors.ts'
 import { containerId } from '#shared/ids.ts'
 import { GUEST_MESSAGE_BYTES_MAX, GUEST_MESSAGE_FIELDS_MAX, GUEST_READ_SHARE_MAX } from '#shared/link-limits.ts'
@@ -14,6 +13,7 @@ import type { Handlers } from '#shared/ttrpc/method.ts'
 import { TtrpcServer } from '#shared/ttrpc/server.ts'
 import { TimeShare } from '#shared/ttrpc/time-share.ts'
 import type { GuestStorage, PidNamespaceMode } from '../container/contract.ts'
+import { listenForGuest } from '../link/listener.ts'
 import { networkMessage } from '../link/network.ts'
 import type { BootMark, GuestLinks, GuestPeer } from '../sandbox/guest.ts'
 import { nowMs } from '../sandbox/trace.ts'
@@ -47,34 +47,24 @@ export function createGuestLinks(rpc: Rpc, instance: string, log: Log): GuestLin
       // Made at its first record: by then a warm VM goes by the name of its pod.
       const guestLogOf = () => (guestLog ??= new GuestLog(log.with({ sandbox: peer.id })))
       let current: { readonly socket: Socket; readonly server: TtrpcServer } | undefined
-      const server = createServer((socket) => {
-        current?.socket.destroy()
-        const ttrpc = new TtrpcServer({
-          ...limits,
-          readShare,
-          onError: (error) => log.debug('guest link', { sandbox: peer.id, error: explain(error) }),
-        }).add(rpc.host, handlers(rpc, instance, peer, guestLogOf))
-        current = { socket, server: ttrpc }
-        ttrpc.accept(socket)
+      const listener = await listenForGuest(socketPath, {
+        onConnection(socket) {
+          current?.socket.destroy()
+          const ttrpc = new TtrpcServer({
+            ...limits,
+            readShare,
+            onError: (error) => log.debug('guest link', { sandbox: peer.id, error: explain(error) }),
+          }).add(rpc.host, handlers(rpc, instance, peer, guestLogOf))
+          current = { socket, server: ttrpc }
+          ttrpc.accept(socket)
+        },
+        onError: (error) => log.error('guest link', { sandbox: peer.id, error }),
       })
-      server.on('error', (error) => log.error('guest link', { sandbox: peer.id, error }))
-      // Left by a sandboxer that died.
-      await rm(socketPath, { force: true })
-      await new Promise<void>((resolve, reject) => {
-        server.once('error', reject)
-        server.listen(socketPath, () => {
-          server.off('error', reject)
-          resolve()
-        })
-      }).catch((cause: unknown) => {
-        throw new RuntimeError('INTERNAL', `cannot listen for the guest on ${socketPath}: ${explain(cause)}`, { cause })
-      })
-      await chmod(socketPath, 0o600)
       return {
         [Symbol.asyncDispose]: async () => {
           current?.socket.destroy()
           guestLog?.close()
-          await new Promise<void>((resolve) => server.close(() => resolve()))
+          await listener[Symbol.asyncDispose]()
         },
       }
     },

@@ -7,6 +7,7 @@ import t, { type Test } from 'tap'
 import { createGuestLinks } from '#host/api/host-service.ts'
 import { GuestLog } from '#host/api/guest-log.ts'
 import type { GuestPeer, Hello } from '#host/sandbox/guest.ts'
+import { listenForGuest } from '#host/link/listener.ts'
 import { negotiate } from '#host/sandbox/handshake.ts'
 import { RuntimeError } from '#shared/errors.ts'
 import { createLog, silentLog, type LogRecord } from '#shared/log.ts'
@@ -15,6 +16,7 @@ import { loadServices, type ServiceTypesOf } from '#shared/rpc/services.ts'
 import { TtrpcClient } from '#shared/ttrpc/client.ts'
 import type { Calls } from '#shared/ttrpc/method.ts'
 import { threadCpuMs } from '#shared/ttrpc/time-share.ts'
+import { poll } from '#test/node/poll.ts'
 
 const rpc = loadServices(loadProtos())
 
@@ -68,6 +70,38 @@ async function linked(path: string): Promise<{ readonly host: Calls<ServiceTypes
 }
 
 const hello = { protocolVersion: 1, agentVersion: 'a', kernelVersion: 'k', boottimeNanos: '5' }
+
+t.test('a guest that dials in a loop is refused for a while, and then served', async (t) => {
+  const { path } = await listening(t)
+  let dialled = 0
+  const refused = async (): Promise<unknown> => {
+    for (; dialled < 10_000; dialled++) {
+      try {
+        (await dial(path)).destroy()
+      } catch (error) {
+        return error
+      }
+    }
+    return 'never'
+  }
+  t.match(await refused(), { code: /ENOENT|ECONNREFUSED/ }, `the dial after ${dialled}`)
+  const again = await poll(10_000, () => linked(path).catch(() => undefined))
+  t.match(await again?.host.Hello(hello), { sandboxId: 's' })
+  t.equal((await stat(path)).mode & 0o777, 0o600)
+  again?.client.close()
+})
+
+t.test('a listener that rests can be closed', async (t) => {
+  const dir = await mkdtemp('/tmp/link-')
+  t.teardown(() => rm(dir, { recursive: true }))
+  const path = join(dir, 'socket')
+  const errors: Error[] = []
+  const listener = await listenForGuest(path, { onConnection: (socket) => socket.destroy(), onError: (error) => errors.push(error) })
+  while (await dial(path).then((socket) => socket.destroy(), () => undefined) !== undefined);
+  await listener[Symbol.asyncDispose]()
+  await t.rejects(dial(path))
+  t.same(errors, [])
+})
 
 t.test('Hello comes first, of a version that is spoken', async (t) => {
   const { path, heard } = await listening(t)
