@@ -32,5 +32,5 @@ crictl: $(if $(shell command -v go),$(BUILD)/test/crictl)
 conformance-programs: $(CONFORMANCE)/programs/sh $(CONFORMANCE)/programs/nonewprivs
 
 .PHONY: conformance
-conformance: deps gen parts image node conformance-programs | $(BUILD)/tools/go ## critest against runc and us, and docs/conformance.md
-	node test/conformance/main.ts
+conformance: deps gen parts image node conformance-programs | $(BUILD)/tools/go ## critest against runc and us, and docs/conformance.md; RUNS=N times in a row
+	node test/conformance/main.ts --runs $(or $(RUNS),1)

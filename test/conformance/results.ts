@@ -23,6 +23,8 @@ export type Outcome = z.infer<typeof outcome>
 
 const saved = z.object({
   handler: z.string(),
+  /** Whole runs in a row that the outcomes are of, each of critest's words the same in all of them or the worst of them. */
+  runs: z.number().int().default(0),
   /** Name → version of what ran. */
   versions: z.record(z.string(), z.string()),
   /** By the spec's text. */
@@ -37,6 +39,9 @@ export async function loadResults(handler: string): Promise<Results | undefined>
   const text = await readFile(fileOf(handler), 'utf8').catch(() => undefined)
   return text === undefined ? undefined : saved.parse(JSON.parse(text))
 }
+
+/** Of the same spec in the runs before and in one more: what nobody has explained stays. */
+export const worst = (before: Outcome | undefined, now: Outcome): Outcome => (before?.known === false ? before : now)
 
 /** At once, so that two lanes do not write over each other. */
 export function saveResults(results: Results): void {

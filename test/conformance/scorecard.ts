@@ -20,16 +20,16 @@ export function scorecard(critest: string, specs: readonly Spec[], all: readonly
     return `## ${group}\n\n${table(['spec', ...all.map(({ handler }) => handler)], rows)}`
   })
   const kinds = Object.keys(words).filter(isKind)
-  const counts = all.map(({ handler, outcomes }) => {
+  const counts = all.map(({ handler, runs, outcomes }) => {
     const of = (kind: Outcome['kind'] | undefined) => specs.filter(({ text }) => outcomes[text]?.kind === kind).length
-    return [handler, ...[...kinds, undefined].map((kind) => String(of(kind)))]
+    return [handler, String(runs), ...[...kinds, undefined].map((kind) => String(of(kind)))]
   })
   const versions = Object.entries(Object.assign({}, ...all.map(({ versions }) => versions))).map(([name, version]) => `${name} ${String(version)}`)
   return `${[
     '# Conformance',
     `What critest ${critest} says of pods in a sandbox, and of runc's beside them: the same containerd, the same images.\nWritten by \`make conformance\`, which fails when a spec that applies to a sandbox does not pass and nobody has said why.`,
     `Run with ${versions.join(', ')}.`,
-    table(['handler', ...kinds.map((kind) => words[kind].replaceAll('*', '')), 'not run'], counts),
+    table(['handler', 'whole runs', ...kinds.map((kind) => words[kind].replaceAll('*', '')), 'not run'], counts),
     ...explanations,
     ...tables,
     notes.text(),
@@ -54,7 +54,8 @@ export function claims(card: string, handler: string): ReadonlyMap<string, strin
 export const wordOf = ({ kind }: Outcome): string => words[kind]
 
 const explanations = [
-  `- **does not apply** is ours, for what is of the host's kernel alone: its processes, IPC, network, AppArmor, SELinux and
+  `- **whole runs** are in a row, each with a node of its own and without a second try for any spec; a spec's word is the worst of them.
+- **does not apply** is ours, for what is of the host's kernel alone: its processes, IPC, network, AppArmor, SELinux and
   user ids. Such pods are refused with an error that names the field. Nothing else is left out of a run.
 - **fail** is critest's word. The command fails with every failure but those that \`test/conformance/scope.ts\` explains,
   and with those too once they pass.

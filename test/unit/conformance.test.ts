@@ -4,7 +4,7 @@ import t from 'tap'
 import { focusOn, readReport, type Spec } from '#test/conformance/critest.ts'
 import { runAll } from '#test/conformance/handler.ts'
 import { criImages, digestOfDigestImage } from '#test/conformance/images.ts'
-import { outcomeOf, sandboxOutcome, type Outcome, type Results } from '#test/conformance/results.ts'
+import { outcomeOf, sandboxOutcome, worst, type Outcome, type Results } from '#test/conformance/results.ts'
 import { whyNot } from '#test/conformance/scope.ts'
 import { claims, scorecard } from '#test/conformance/scorecard.ts'
 import { ociStore } from '#test/images/oci.ts'
@@ -93,9 +93,20 @@ t.test('a focus selects its specs and no other', async (t) => {
   t.same(specs.map(({ text }) => pattern.test(`CRI validation ${text}`)), [true, true, false, false, false])
 })
 
+const outcome = (kind: Outcome['kind'], known: boolean): Outcome => ({ kind, reason: '', known, seconds: 1 })
+
+t.test('of several runs a spec has the worst that nobody has explained', async (t) => {
+  const [pass, fail, skip] = [outcome('pass', true), outcome('fail', false), outcome('skip', true)]
+  t.equal(worst(undefined, pass), pass)
+  t.equal(worst(pass, fail), fail)
+  t.equal(worst(fail, pass), fail)
+  t.equal(worst(skip, skip), skip)
+})
+
 t.test('the same results make the same card, whatever ids and times are in them', async (t) => {
   const results = (handler: string, id: string): Results => ({
     handler,
+    runs: 10,
     versions: { containerd: '2.1.9' },
     outcomes: Object.fromEntries(
       specs.map((spec) => {
@@ -106,7 +117,7 @@ t.test('the same results make the same card, whatever ids and times are in them'
   })
   const card = scorecard('v1', specs, [results('runc', '7c5d3b0e'), results('kuasar-qemu', '00000000')])
   t.equal(card, scorecard('v1', specs, [results('runc', 'ffffffff'), results('kuasar-qemu', 'ffffffff')]))
-  t.match(card, /\| kuasar-qemu \| 1 \| 3 \| 1 \| 0 \| 0 \|/)
+  t.match(card, /\| kuasar-qemu \| 10 \| 1 \| 3 \| 1 \| 0 \| 0 \|/)
   t.match(card, /\| runtime should support streaming interfaces: runtime should support exec \(tty\) \| \*\*fail\*\* \[1\] \| \*\*fail\*\* \[1\] \|/)
   t.match(card, /^1\. dial POD in pod UUID$/m, 'a reason is given once')
   t.same([...claims(card, 'kuasar-qemu').values()], ['pass', '**fail**', 'skipped', '**fail**', '**fail**'], 'and can be read again')
