@@ -126,9 +126,20 @@ export class Sandbox {
       await this.#killQuietly(running)
     }
     await this.#releaseQuietly()
-    if (this.ledger.list().length === 0) return this.#gone(exit)
+    if (this.ledger.list().length === 0 && (await this.#goneQuietly(exit))) return
     if (this.#state.kind !== 'stopped') this.#become({ kind: 'stopped', exit })
     await this.#note({ state: 'stopped', exit })
+  }
+
+  /** Whether it is gone. A record that cannot be removed is Shutdown's to try again, and none may wait for that. */
+  async #goneQuietly(exit: Exit): Promise<boolean> {
+    try {
+      await this.#gone(exit)
+      return true
+    } catch (error) {
+      this.#log.error('the record is not removed', { error })
+      return false
+    }
   }
 
   async #gone(exit: Exit): Promise<void> {

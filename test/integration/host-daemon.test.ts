@@ -10,6 +10,7 @@ import { Daemon, rpc } from '#test/host/daemon.ts'
 
 type PodConfig = MessageIn<'runtime.v1.PodSandboxConfig'>
 
+const execute = promisify(execFile)
 const namespaces = (options: object): PodConfig => ({ linux: { securityContext: { namespaceOptions: options } } })
 const failing = (failure: string): PodConfig => ({ annotations: { 'io.kuasar.fake.fail': failure } })
 
@@ -109,6 +110,26 @@ t.test('a Start that is given up, stopped or shut down on its way is undone', as
   }
 })
 
+t.test('a failed Start whose record cannot be removed has an end all the same, and Shutdown finishes it', async (t) => {
+  await using daemon = await Daemon.start()
+  daemon.ids.add('w')
+  await daemon.create('w', failing('launch'))
+  const waiting = daemon.controller.Wait({ sandboxId: 'w' })
+  const record = `${daemon.dir}/ledger/w.json`
+  // Nothing can be renamed over a mount point, nor can it be removed: EBUSY.
+  await execute('mount', ['--bind', record, record])
+  try {
+    await t.rejects(daemon.controller.Start({ sandboxId: 'w' }), { message: /EBUSY/ })
+    t.match(await waiting, { exitStatus: 137 })
+    t.match(await daemon.controller.Status({ sandboxId: 'w' }), { state: 'SANDBOX_NOTREADY' })
+    await t.rejects(daemon.controller.Shutdown({ sandboxId: 'w' }), { message: /EBUSY/ })
+  } finally {
+    await execute('umount', [record])
+  }
+  await daemon.controller.Shutdown({ sandboxId: 'w' })
+  t.same(await daemon.leftovers(), [])
+})
+
 t.test('a guest that does not shut down is killed', async (t) => {
   await using daemon = await Daemon.start({ backend: 'processes = true', more: '[limits]\nstop_grace_ms = 100\nstop_ms = 200' })
   daemon.ids.add('h')
@@ -143,7 +164,7 @@ t.test('admin shows pods, records without what is secret, consoles and traces', 
   t.match(new Set(spans.map(({ name }) => name)), new Set(['directory', 'cgroup', 'link', 'launch', 'guest', 'guest.kernel', 'guest.init', 'ready', 'start']))
   for (const { name, startNanos, endNanos } of spans) t.ok(BigInt(endNanos) >= BigInt(startNanos), `${name} ends after its start`)
   await t.rejects(daemon.admin.Inspect({ id: 'b' }), { code: 'NOT_FOUND' })
-  const ctl = (...args: string[]) => promisify(execFile)(process.execPath, [fileURLToPath(new URL('../../host/ctl/main.ts', import.meta.url)), '--socket', daemon.adminSocket, ...args])
+  const ctl = (...args: string[]) => execute(process.execPath, [fileURLToPath(new URL('../../host/ctl/main.ts', import.meta.url)), '--socket', daemon.adminSocket, ...args])
   t.match((await ctl('list')).stdout, /^SANDBOX +STATE +BACKEND +PID +AGE +POD\nabc +ready +kuasar-fake +- +\d+s +shop\/web\n$/)
   t.match((await ctl('trace', 'abc')).stdout, /launch .*█|▏/)
   await t.rejects(ctl('inspect', 'nope'), { code: 1, stderr: /kuasarctl: .*no sandbox has the id "nope"/ })
@@ -160,7 +181,7 @@ t.test('SIGTERM ends it without an answer to anyone', async (t) => {
 
 t.test('two sandboxers of one directory', async (t) => {
   await using daemon = await Daemon.start()
-  const second = promisify(execFile)(process.execPath, [fileURLToPath(new URL('../../host/main.ts', import.meta.url)), '--config', `${daemon.dir}/config.toml`])
+  const second = execute(process.execPath, [fileURLToPath(new URL('../../host/main.ts', import.meta.url)), '--config', `${daemon.dir}/config.toml`])
   await t.rejects(second, { code: 78, stderr: new RegExp(`another sandboxer \\(process ${daemon.pid}\\) works in ${daemon.dir}: end it first`) })
   t.match(await daemon.run('still'), { version: 3 })
 })
