@@ -9,7 +9,7 @@ import { createServer, type Socket } from 'node:net'
 import { RuntimeError, explain } from '#shared/errors.ts'
 
 /** Of a guest's, in `WINDOW_MS`. An agent has one link, and dials again when it broke. */
-export const LINKS_MAX = 32
+const LINKS_MAX = 32
 const WINDOW_MS = 1000
 /** How long the listener then rests. */
 const REST_MS = 1000

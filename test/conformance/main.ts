@@ -30,10 +30,16 @@ const { values } = parseArgs({
 })
 
 try {
-  process.exitCode = await conformance(values.handler, values.focus, Number(values.lanes), Number(values.runs))
+  process.exitCode = await conformance(values.handler, values.focus, count('lanes'), count('runs'))
 } catch (error) {
   console.error(`conformance: ${explain(error)}`)
   process.exitCode = 1
+}
+
+function count(option: 'lanes' | 'runs'): number {
+  const number = Number(values[option])
+  if (!Number.isInteger(number) || number < 1) throw new Error(`--${option} is "${values[option]}"; expected a whole number from 1 on`)
+  return number
 }
 
 async function conformance(wanted: readonly string[], focus: string | undefined, lanes: number, runs: number): Promise<number> {

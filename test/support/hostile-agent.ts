@@ -172,10 +172,13 @@ async function main(): Promise<void> {
     socket.write(frame(77, 1, Buffer.from('x')))
     return await ended(socket)
   })
-  // Fewer than make the listener rest: it drops whom it has not accepted, and that end here never hears of it.
-  await attack('half a frame, twenty times', async () => {
-    await sleep(1000)
-    const sockets = await Promise.all(Array.from({ length: 20 }, raw))
+  await attack('half a frame, a hundred times', async () => {
+    const sockets: Socket[] = []
+    // Fewer at a time than make the listener rest: it drops whom it has not accepted, and that end here never hears of it.
+    while (sockets.length < 100) {
+      await sleep(1100)
+      sockets.push(...(await Promise.all(Array.from({ length: 20 }, raw))))
+    }
     for (const socket of sockets) socket.write(frame(frameType.request, 1, Buffer.from('half'), 1024 * 1024))
     await sleep(500)
     const open = sockets.filter((socket) => !socket.destroyed)
