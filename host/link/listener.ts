@@ -16,13 +16,14 @@ const REST_MS = 1000
 
 export interface ListenerOwner {
   onConnection(socket: Socket): void
-  /** The socket could not be listened on again. */
+  /** The socket could not be listened on again; it is tried again after as long a rest. */
   onError(error: Error): void
 }
 
 /** Listens on `path`, which only root may dial; what an earlier process left there goes. Errors: INTERNAL. */
 export async function listenForGuest(path: string, owner: ListenerOwner): Promise<AsyncDisposable> {
   let rest: NodeJS.Timeout | undefined
+  let closed = false
   let [windowAt, links] = [performance.now(), 0]
   const server = createServer((socket) => {
     const now = performance.now()
@@ -31,7 +32,7 @@ export async function listenForGuest(path: string, owner: ListenerOwner): Promis
     if (links >= LINKS_MAX && server.listening) {
       // Connections stay; only the listening ends.
       server.close()
-      rest = setTimeout(() => void listen().catch((error: unknown) => owner.onError(unlistened(path, error))), REST_MS)
+      takeRest()
     }
     owner.onConnection(socket)
   })
@@ -42,6 +43,16 @@ export async function listenForGuest(path: string, owner: ListenerOwner): Promis
     await promise
     server.off('error', reject)
     await chmod(path, 0o600)
+  }
+  const takeRest = (): void => {
+    rest = setTimeout(() => {
+      listen().catch((error: unknown) => {
+        if (closed) return
+        server.close()
+        owner.onError(unlistened(path, error))
+        takeRest()
+      })
+    }, REST_MS)
   }
   try {
     await rm(path, { force: true })
@@ -55,6 +66,7 @@ export async function listenForGuest(path: string, owner: ListenerOwner): Promis
   })
   return {
     async [Symbol.asyncDispose]() {
+      closed = true
       clearTimeout(rest)
       // Also when it rests: the callback is then told so, and no harm done.
       await new Promise<void>((resolve) => server.close(() => resolve()))

@@ -1,6 +1,6 @@
 /** What a guest may do with its link, and what becomes of one that means harm. */
 import { once } from 'node:events'
-import { mkdtemp, rm, stat } from 'node:fs/promises'
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -101,6 +101,23 @@ t.test('a listener that rests can be closed', async (t) => {
   await listener[Symbol.asyncDispose]()
   await t.rejects(dial(path))
   t.same(errors, [])
+})
+
+t.test('a listener that cannot listen again after its rest tries until it can', async (t) => {
+  const dir = await mkdtemp('/tmp/link-')
+  t.teardown(() => rm(dir, { recursive: true }))
+  const path = join(dir, 'socket')
+  const errors: Error[] = []
+  const listener = await listenForGuest(path, { onConnection: (socket) => socket.destroy(), onError: (error) => errors.push(error) })
+  while (await dial(path).then((socket) => socket.destroy(), () => undefined) !== undefined);
+  await writeFile(path, 'in the way')
+  await poll(10_000, async () => errors[0])
+  t.match(errors[0], { message: /cannot listen for the guest on .*EADDRINUSE/ })
+  await rm(path)
+  const again = await poll(10_000, () => dial(path).catch(() => undefined))
+  t.ok(again)
+  again?.destroy()
+  await listener[Symbol.asyncDispose]()
 })
 
 t.test('Hello comes first, of a version that is spoken', async (t) => {
