@@ -27,10 +27,16 @@ export interface Address {
   /** Of IPv4; empty for none */
   readonly broadcast: string
   readonly scope: number
+  /** Not to be a new connection's source (preferred lifetime 0) */
+  readonly deprecated: boolean
 }
 
 export const routeTypes = ['unicast', 'blackhole', 'unreachable', 'prohibit', 'throw'] as const
 export type RouteType = (typeof routeTypes)[number]
+
+/** How routers are preferred to one another. Source: RFC 4191, 2.1. */
+export const routePreferences = ['low', 'medium', 'high'] as const
+export type RoutePreference = (typeof routePreferences)[number]
 
 /** Of the main table. */
 export interface Route {
@@ -48,6 +54,8 @@ export interface Route {
   /** 0: the link's */
   readonly mtu: number
   readonly advmss: number
+  /** Of IPv6 alone */
+  readonly preference: RoutePreference
 }
 
 export interface Hop {

@@ -99,9 +99,9 @@ function linkCommand({ name, mtu, down, noarp }: Link): string {
   return `link set dev ${name} mtu ${mtu} arp ${noarp ? 'off' : 'on'} ${down ? 'down' : 'up'}`
 }
 
-function addressCommand(verb: 'add' | 'del', { local, peer, broadcast, scope }: Address, link: string): string {
+function addressCommand(verb: 'add' | 'del', { local, peer, broadcast, scope, deprecated }: Address, link: string): string {
   const ends = peer === '' ? local : `${local} peer ${peer}`
-  const rest = [...(broadcast === '' ? [] : [`broadcast ${broadcast}`]), ...(isIpv6(local) ? ['nodad'] : [`scope ${scope}`]), 'noprefixroute']
+  const rest = [...(broadcast === '' ? [] : [`broadcast ${broadcast}`]), ...(isIpv6(local) ? ['nodad'] : [`scope ${scope}`]), 'noprefixroute', ...(deprecated ? ['preferred_lft 0'] : [])]
   return `address ${verb} ${ends}${verb === 'add' ? ` ${rest.join(' ')}` : ''} dev ${link}`
 }
 
@@ -120,7 +120,7 @@ function routesInOrder(routes: readonly Route[]): Route[] {
  * Appended, not replaced: two links have the same fe80::/64 with the same metric, and `replace` would take the one for
  * the other.
  */
-function routeCommand(verb: 'append' | 'del', { family, type, destination, hops, source, metric, scope, protocol, mtu, advmss }: Route): string {
+function routeCommand(verb: 'append' | 'del', { family, type, destination, hops, source, metric, scope, protocol, mtu, advmss, preference }: Route): string {
   const [hop, ...more] = hops
   const words = [
     `route ${verb}`,
@@ -133,6 +133,7 @@ function routeCommand(verb: 'append' | 'del', { family, type, destination, hops,
     `proto ${protocol}`,
     ...(mtu === 0 ? [] : [`mtu ${mtu}`]),
     ...(advmss === 0 ? [] : [`advmss ${advmss}`]),
+    ...(preference === 'medium' ? [] : [`pref ${preference}`]),
     ...(more.length > 0 ? hops.map((each) => `nexthop ${hopWords(each, family)} weight ${each.weight}`) : []),
   ]
   return words.join(' ')

@@ -3,7 +3,7 @@ import { link as hardLink } from 'node:fs/promises'
 import { explain, RuntimeError } from '#shared/errors.ts'
 import { LOG_FIELDS_LENGTH_MAX, LOG_MESSAGE_LENGTH_MAX } from '#shared/link-limits.ts'
 import type { Log, LogFields, LogRecord } from '#shared/log.ts'
-import { type PodNetwork, type Route, routeTypes } from '#shared/network.ts'
+import { type PodNetwork, type Route, routePreferences, routeTypes } from '#shared/network.ts'
 import type { MessageOut } from '#shared/rpc/any.ts'
 import type { BootMark } from '../boot-marks.ts'
 import type { PidNamespaceMode, PreparedContainer, Preparer } from '../container/ports.ts'
@@ -147,7 +147,7 @@ function routeOf(route: MessageOut<'kuasar.host.v1.Route'>): Route {
   const { family } = route
   const type = routeTypes.find((known) => known === route.type)
   if (type === undefined || (family !== 4 && family !== 6)) throw new RuntimeError('INVALID_ARGUMENT', `a route of type ${JSON.stringify(route.type)} and family ${family}: expected one of ${routeTypes.join(', ')} and 4 or 6`)
-  return { ...route, family, type }
+  return { ...route, family, type, preference: routePreferences.find((known) => known === route.preference) ?? 'medium' }
 }
 
 function preparedOf(answer: MessageOut<'kuasar.host.v1.PrepareResponse'>): PreparedContainer {

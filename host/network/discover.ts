@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { RuntimeError, explain } from '#shared/errors.ts'
 import { feed, inNetns } from './netns.ts'
-import type { Address, Hop, Neighbour, RouteType } from '#shared/network.ts'
+import { type Address, type Hop, type Neighbour, type RouteType, routePreferences } from '#shared/network.ts'
 import type { FoundLink, FoundNetwork, FoundRoute } from './plan.ts'
 
 /** One process answers all of it; `table all` is the one form that lists both families. */
@@ -21,6 +21,7 @@ const address = z.object({
   broadcast: z.string().default(''),
   scope: number,
   dadfailed: z.boolean().default(false),
+  deprecated: z.boolean().default(false),
 })
 
 const link = z.object({
@@ -49,12 +50,14 @@ const route = hop.extend({
   prefsrc: z.string().default(''),
   metric: z.int().default(0),
   /** Only routes of IPv6 have one */
-  pref: z.string().optional(),
+  pref: z.literal(routePreferences).optional(),
   metrics: z.array(z.record(z.string(), z.unknown())).default([]),
   nexthops: z.array(hop).default([]),
   encap: z.unknown().optional(),
   tos: z.unknown().optional(),
   from: z.unknown().optional(),
+  /** Of realms: a mark for traffic control */
+  flow: z.unknown().optional(),
 })
 
 const neighbour = z.object({ dst: z.string(), dev: z.string(), lladdr: z.string() })
@@ -137,9 +140,9 @@ function foundLink(one: z.output<typeof link>, ingress: ReadonlySet<string>): Fo
   }
 }
 
-function foundAddress({ local, address: peer, prefixlen, broadcast, scope }: z.output<typeof address>): Address {
+function foundAddress({ local, address: peer, prefixlen, broadcast, scope, deprecated }: z.output<typeof address>): Address {
   const ends = peer === undefined ? { local: `${local}/${prefixlen}`, peer: '' } : { local, peer: `${peer}/${prefixlen}` }
-  return { ...ends, broadcast, scope }
+  return { ...ends, broadcast, scope, deprecated }
 }
 
 function foundRoute(one: z.output<typeof route>): FoundRoute {
@@ -148,7 +151,7 @@ function foundRoute(one: z.output<typeof route>): FoundRoute {
   const metrics = one.metrics.flatMap((metric) => Object.entries(metric))
   const strange = [
     ...(type === undefined ? [`type ${one.type}`] : []),
-    ...(['encap', 'tos', 'from'] as const).filter((key) => one[key] !== undefined),
+    ...(['encap', 'tos', 'from', 'flow'] as const).filter((key) => one[key] !== undefined),
     ...metrics.map(([key]) => key).filter((key) => !METRICS.includes(key)),
   ]
   const metric = (key: string): number => Number(metrics.find(([name]) => name === key)?.[1] ?? 0)
@@ -163,6 +166,7 @@ function foundRoute(one: z.output<typeof route>): FoundRoute {
     protocol: one.protocol,
     mtu: metric('mtu'),
     advmss: metric('advmss'),
+    preference: one.pref ?? 'medium',
     table: one.table,
     strange,
   }

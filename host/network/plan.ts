@@ -81,20 +81,22 @@ export const IDLE_MAC = '02:6b:75:61:73:61'
 export function planNetwork(found: FoundNetwork, vcpus: number): NetworkPlan {
   const links = found.links.filter((link) => !isFallback(link))
   if (links.length > CARDS_MAX) throw refusal(`the pod has ${links.length} network interfaces (${links.map(({ name }) => name).join(', ')}); a sandbox takes ${CARDS_MAX}`)
-  if (found.routes.length > ROUTES_MAX) throw refusal(`the pod has ${found.routes.length} routes; a sandbox takes ${ROUTES_MAX}`)
-  for (const link of links) refuseLink(link)
-  for (const route of found.routes) refuseRoute(route)
+  refuseTooMany(found.routes)
+  const [why] = [...links.flatMap(whyNotLink), ...found.routes.flatMap(whyNotRoute)]
+  if (why !== undefined) throw refusal(why)
   const names = freeNames(new Set(links.map(({ name }) => name)))
   const queues = queuesOf(vcpus)
   return {
     taps: links.map(({ name, mac, mtu }, index) => ({ name: names(index), uplink: name, mac, mtu, queues })),
-    guest: {
-      links: links.map(({ name, mac, mtu, addresses, down, noarp }) => ({ name, mac, mtu, addresses, down, noarp })),
-      routes: found.routes.map(({ table: _table, strange: _strange, ...route }) => route),
-      neighbours: found.neighbours.filter(({ link }) => links.some(({ name }) => name === link)),
-    },
+    guest: told(links, found.routes, found.neighbours),
   }
 }
+
+const told = (links: readonly FoundLink[], routes: readonly FoundRoute[], neighbours: readonly Neighbour[]): PodNetwork => ({
+  links: links.map(({ name, mac, mtu, addresses, down, noarp }) => ({ name, mac, mtu, addresses, down, noarp })),
+  routes: routes.map(({ table: _table, strange: _strange, ...route }) => route),
+  neighbours: neighbours.filter(({ link }) => links.some(({ name }) => name === link)),
+})
 
 /** Pairs of queues of each card of a VM. */
 export const queuesOf = (vcpus: number): number => Math.min(vcpus, QUEUES_MAX)
@@ -105,23 +107,30 @@ function isFallback({ name, down, addresses }: FoundLink): boolean {
   return down && addresses.length === 0 && fallbackDevices.includes(name)
 }
 
-function refuseLink({ name, kind, ethernet, within, ingress, duplicates }: FoundLink): void {
-  const refuse = (why: string) => refusal(`network interface ${name} of the pod ${why}`)
-  // iproute2 splits a batch's lines at spaces and knows quotes and comments.
-  if (!/^[^\s"'#\\-][^\s"'#\\]*$/.test(name)) throw refuse('has a name that cannot be handed on: expected letters, digits, dots and dashes')
-  if (kind === undefined)
-    throw refuse('is a physical device: pass-through does not exist yet; give the pod a veth, macvlan, ipvlan or vlan interface on it, or run it with a runc runtime class')
-  if (!carriedKinds.some((carried) => carried === kind) || !ethernet)
-    throw refuse(`is of kind ${kind}, which cannot be carried into a sandbox: expected one of ${carriedKinds.join(', ')}`)
-  if (within !== undefined) throw refuse(`lies on ${within} of the same namespace, whose frames go to the guest before ${name} could see them`)
-  if (ingress) throw refuse('already has a qdisc for incoming frames (ingress or clsact): they cannot be redirected to the guest as well')
-  if (duplicates.length > 0) throw refuse(`has the address ${duplicates.join(', ')}, which another machine on its network has too`)
+function refuseTooMany(routes: readonly FoundRoute[]): void {
+  if (routes.length > ROUTES_MAX) throw refusal(`the pod has ${routes.length} routes; a sandbox takes ${ROUTES_MAX}`)
 }
 
-function refuseRoute({ destination, family, table, strange }: FoundRoute): void {
+/** The first reason, or none. */
+function whyNotLink({ name, kind, ethernet, within, ingress, duplicates }: FoundLink): string[] {
+  const because = (why: string) => [`network interface ${name} of the pod ${why}`]
+  // iproute2 splits a batch's lines at spaces and knows quotes and comments.
+  if (!/^[^\s"'#\\-][^\s"'#\\]*$/.test(name)) return because('has a name that cannot be handed on: expected letters, digits, dots and dashes')
+  if (kind === undefined)
+    return because('is a physical device: pass-through does not exist yet; give the pod a veth, macvlan, ipvlan or vlan interface on it, or run it with a runc runtime class')
+  if (!carriedKinds.some((carried) => carried === kind) || !ethernet)
+    return because(`is of kind ${kind}, which cannot be carried into a sandbox: expected one of ${carriedKinds.join(', ')}`)
+  if (within !== undefined) return because(`lies on ${within} of the same namespace, whose frames go to the guest before ${name} could see them`)
+  if (ingress) return because('already has a qdisc for incoming frames (ingress or clsact): they cannot be redirected to the guest as well')
+  if (duplicates.length > 0) return because(`has the address ${duplicates.join(', ')}, which another machine on its network has too`)
+  return []
+}
+
+function whyNotRoute({ destination, family, table, strange }: FoundRoute): string[] {
   const name = `the pod's IPv${family} route to ${destination === '' ? 'default' : destination}`
-  if (table !== MAIN_TABLE) throw refusal(`${name} is in table ${table}: only the main table (${MAIN_TABLE}) is carried into a sandbox`)
-  if (strange.length > 0) throw refusal(`${name} has ${strange.join(', ')}, which cannot be carried into a sandbox`)
+  if (table !== MAIN_TABLE) return [`${name} is in table ${table}: only the main table (${MAIN_TABLE}) is carried into a sandbox`]
+  if (strange.length > 0) return [`${name} has ${strange.join(', ')}, which cannot be carried into a sandbox`]
+  return []
 }
 
 /** Never the name of a device that is there already. */
@@ -130,16 +139,23 @@ function freeNames(taken: ReadonlySet<string>): (index: number) => string {
   return (index) => free[index] ?? ''
 }
 
-/** What of a network, looked at again, the cards that the guest has can carry; and the names of the links they cannot. */
-export function withinCards(now: PodNetwork, cards: readonly Pick<Link, 'name' | 'mac'>[]): { readonly network: PodNetwork; readonly without: readonly string[] } {
+/**
+ * What of a network, looked at again, a running guest can have with its cards; and what it cannot, each with its reason.
+ * A link that has a card keeps it, whatever it has become. Errors: FAILED_PRECONDITION for too many routes.
+ */
+export function withinCards(found: FoundNetwork, cards: readonly Pick<Link, 'name' | 'mac'>[]): { readonly network: PodNetwork; readonly without: readonly string[] } {
+  refuseTooMany(found.routes)
   const has = ({ name, mac }: Pick<Link, 'name' | 'mac'>) => cards.some((card) => card.name === name && card.mac === mac)
-  const without = now.links.filter((link) => !has(link)).map(({ name }) => name)
+  const links = found.links.filter((link) => !isFallback(link))
+  const came = links.filter((link) => !has(link))
+  const routes = found.routes.filter(({ hops }) => !hops.some((hop) => came.some(({ name }) => name === hop.link)))
   return {
-    network: {
-      links: now.links.filter(has),
-      routes: now.routes.filter(({ hops }) => !hops.some(({ link }) => without.includes(link))),
-      neighbours: now.neighbours.filter(({ link }) => !without.includes(link)),
-    },
-    without,
+    network: told(links.filter(has), routes.filter((route) => whyNotRoute(route).length === 0), found.neighbours),
+    without: [
+      ...links.flatMap((link) => [...whyNotLink(link), ...(has(link) ? [] : tooLate(link))].slice(0, 1)),
+      ...routes.flatMap(whyNotRoute),
+    ],
   }
 }
+
+const tooLate = ({ name }: FoundLink): string[] => [`network interface ${name} of the pod came, or changed its MAC, after the start: a running sandbox gets no new network card`]

@@ -18,6 +18,9 @@ import type { Guest } from './running-guest.ts'
 /** What the guest gets to change its network, in ms. */
 const UPDATE_MS_MAX = 60_000
 
+/** Named in one complaint: a namespace may have thousands of routes. */
+const COMPLAINTS_MAX = 8
+
 /** Taps for what CNI left in the pod's namespace, and what the guest will be told of it. */
 export async function connectNetwork(ledger: Ledger, backend: BoundBackend): Promise<void> {
   const { netnsPath, vcpus } = ledger.record.plan
@@ -76,10 +79,10 @@ export class NetworkWatch {
     if (plan.netnsPath === undefined || network === undefined || nics === undefined) return
     try {
       const taps = this.#ledger.list().flatMap((owned) => (owned.kind === 'link' && owned.uplink !== undefined ? [{ name: owned.name, uplink: owned.uplink }] : []))
-      const found = planNetwork(await discoverNetwork(plan.netnsPath, taps), plan.vcpus)
+      const found = await discoverNetwork(plan.netnsPath, taps)
       const cards = nics.flatMap(({ tap, mac }) => taps.flatMap(({ name, uplink }) => (name === tap ? [{ name: uplink, mac }] : [])))
-      const { network: wanted, without } = withinCards(found.guest, cards)
-      this.#complain(without.length === 0 ? '' : `${without.join(', ')} came (or changed its MAC) after the start: a running sandbox gets no new network card`)
+      const { network: wanted, without } = withinCards(found, cards)
+      this.#complain(listed(without))
       if (JSON.stringify(wanted) === JSON.stringify(network)) return
       await this.#tell(agent, wanted)
     } catch (error) {
@@ -102,3 +105,6 @@ export class NetworkWatch {
     this.#complaint = complaint
   }
 }
+
+const listed = (complaints: readonly string[]): string =>
+  [...complaints.slice(0, COMPLAINTS_MAX), ...(complaints.length > COMPLAINTS_MAX ? [`and ${complaints.length - COMPLAINTS_MAX} more`] : [])].join('; ')

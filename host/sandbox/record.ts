@@ -4,7 +4,7 @@
  */
 import { z } from 'zod'
 import { RuntimeError, explain } from '#shared/errors.ts'
-import { routeTypes } from '#shared/network.ts'
+import { routePreferences, routeTypes } from '#shared/network.ts'
 import type { OwnedResource } from './ownership.ts'
 
 /** Raised when older sandboxers could not read the record; newer ones read every older version. */
@@ -27,7 +27,7 @@ const network = z.object({
         name: text,
         mac: text,
         mtu: z.int(),
-        addresses: z.array(z.object({ local: text, peer: text, broadcast: text, scope: z.int() })).readonly(),
+        addresses: z.array(z.object({ local: text, peer: text, broadcast: text, scope: z.int(), deprecated: z.boolean().default(false) })).readonly(),
         down: z.boolean(),
         noarp: z.boolean(),
       }),
@@ -46,6 +46,7 @@ const network = z.object({
         protocol: z.int(),
         mtu: z.int(),
         advmss: z.int(),
+        preference: z.literal(routePreferences).default('medium'),
       }),
     )
     .readonly(),

@@ -6,7 +6,7 @@ import { podCgroups } from '#test/node/pod-cgroup.ts'
 import { sandboxerConfig } from '#test/node/sandboxer.ts'
 import { signalProcess, stateOf, until } from '#test/support/faults.ts'
 import { inside, microvm, startKuasar } from '#test/support/kuasar.ts'
-import { ask, cniTables, guestTables, netnsOf, sameTables, server } from '#test/support/network.ts'
+import { ask, attributesInGuest, attributesOfCni, cniTables, guestTables, netnsOf, nodeUsr, sameTables, server } from '#test/support/network.ts'
 
 /** Short: each change of a network is waited for. */
 const beatMs = 1000
@@ -99,6 +99,8 @@ for i in $(seq 40); do ip route add 10.100.$i.0/24 via 10.88.0.1; done
 ip route add 10.101.0.0/16 nexthop via 10.88.0.1 weight 2 nexthop via 10.88.0.9
 ip route add blackhole 10.102.0.0/16
 ip route add 10.103.0.0/16 via 192.0.2.1 dev eth0 onlink metric 7 mtu 1200
+ip addr add fd00:88::5/64 dev eth0 nodad preferred_lft 0
+ip -6 route add fd01::/64 via fe80::9 dev eth0 pref high
 ip route add default via 10.88.0.9 metric 500
 ip neigh add 10.88.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent
 ip neigh add fe80::9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent`
@@ -106,7 +108,7 @@ ip neigh add fe80::9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent`
 t.test('a pod that has everything, and whose network changes', async (t) => {
   await bridge(plenty)
   const pod = await kuasar.pod('plenty', { 'io.kuasar.vcpus': '2' })
-  const container = await pod.run(server)
+  const container = await pod.run({ ...server, mounts: [nodeUsr] })
   const ip = (await pod.status()).network?.ip ?? ''
   const netns = await netnsOf(kuasar, pod)
   const inPod = (script: string) => kuasar.sh(`nsenter --net=${netns} sh -euc '${script}'`)
@@ -117,6 +119,9 @@ t.test('a pod that has everything, and whose network changes', async (t) => {
     t.strictSame(new Set(given.links.map((line) => line.split(' ')[0])), new Set(['eth0', ...twins, 'net1', 'net3', 'net4']))
     t.ok(given.routes.length > 45 && given.neighbours.length === 2, `${given.routes.length} routes`)
     await same(t, 'the guest has what CNI gave')
+    const [inGuest, ofCni] = await sameTables(() => attributesInGuest(container), () => attributesOfCni(kuasar, pod))
+    t.match(JSON.stringify(ofCni), /"weight":2.*"mtu":1200|"mtu":1200.*"weight":2/)
+    t.strictSame(inGuest, ofCni, 'weights, MTUs, preferences and lifetimes as well')
     t.equal(await inside(container, 'cd /sys/class/net/eth0/queues; echo rx*'), 'rx-0 rx-1')
     t.equal((await kuasar.sh(ask(ip))).trim(), 'plenty', 'and it is reached')
   })
@@ -148,14 +153,17 @@ t.test('a pod that has everything, and whose network changes', async (t) => {
     t.equal(await kuasar.sh(`busybox wget -q -O - http://${ip}/data | sha256sum`), `${await inside(container, 'sha256sum </www/data')}\n`, 'and large frames pass')
   })
 
-  await t.test('a link that came is complained of once, one that went is idle', async (t) => {
+  await t.test('a link that came is complained of once, one that went is idle, and no other change is held up', async (t) => {
     await inPod('ip link delete dev net3; ip link add late0 type veth peer name late1')
-    await until('the complaint', async () => /"level":"error".*late[01], late[01] came \(or changed its MAC\) after the start/.test(await log()))
+    await until('the complaint', async () => /"level":"error".*late[01] of the pod came, or changed its MAC, after the start.*late[01] of the pod came/.test(await log()))
+    await inPod('ip link add br7 type bridge && ip link set br7 up && ip addr add 10.71.0.1/24 dev br7; ip route add 10.72.0.0/24 dev eth0 table 100; ip addr add 10.88.77.8/16 dev eth0')
+    await until('the other complaint', async () => /"level":"error".*interface br7 of the pod is of kind bridge.*route to 10\.72\.0\.0\/24 is in table 100/.test(await log()))
+    await until('what else has changed has come', async () => (await guestTables(container)).addresses.some((line) => line.includes('10.88.77.8')))
     await until('net3 is down and has no address', async () => {
       const { links, addresses } = await guestTables(container)
       return links.some((line) => /^net3 .* mtu \d+$/.test(line)) && !addresses.some((line) => line.startsWith('net3 '))
     })
-    t.equal((await log()).match(/late[01], late[01] came/g)?.length, 1, 'said once')
+    t.equal((await log()).match(/late0 of the pod came/g)?.length, 1, 'said once')
   })
 
   await t.test('its namespace goes before Stop', async (t) => {

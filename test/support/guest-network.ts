@@ -6,11 +6,11 @@ import { Network } from '#guest/network/apply.ts'
 import type { Hop, Link, PodNetwork, Route } from '#shared/network.ts'
 
 const sh = (script: string): string => execFileSync('sh', ['-euc', script], { encoding: 'utf8' })
-const address = (local: string) => ({ local, peer: '', broadcast: '', scope: 0 })
+const address = (local: string, deprecated = false) => ({ local, peer: '', broadcast: '', scope: 0, deprecated })
 const link = (name: string, mac: string, addresses: Link['addresses'] = [], more: Partial<Link> = {}): Link => ({ name, mac, mtu: 1400, addresses, down: false, noarp: false, ...more })
 const hop = (device: string, gateway = ''): Hop => ({ link: device, gateway, weight: 1, onlink: false })
 const route = (destination: string, hops: readonly Hop[], more: Partial<Route> = {}): Route => ({
-  destination, hops, family: 4, type: 'unicast', source: '', metric: 0, scope: 253, protocol: 3, mtu: 0, advmss: 0, ...more,
+  destination, hops, family: 4, type: 'unicast', source: '', metric: 0, scope: 253, protocol: 3, mtu: 0, advmss: 0, preference: 'medium', ...more,
 })
 const [a, b] = ['02:00:00:00:00:0a', '02:00:00:00:00:0b']
 
@@ -23,7 +23,7 @@ const network = new Network('/proc/sys', directory)
 
 const both: PodNetwork = {
   links: [
-    link('eth1', a, [{ ...address('10.0.0.2/24'), broadcast: '10.0.0.255' }, address('fd00::2/64'), { ...address('fe80::2/64'), scope: 253 }]),
+    link('eth1', a, [{ ...address('10.0.0.2/24'), broadcast: '10.0.0.255' }, address('fd00::2/64', true), { ...address('fe80::2/64'), scope: 253 }]),
     link('eth0', b, [{ ...address('fe80::3/64'), scope: 253 }, { ...address('10.8.0.1'), peer: '10.8.0.2/32' }]),
   ],
   neighbours: [{ address: '10.0.0.9', mac: a, link: 'eth1' }, { address: 'fd00::9', mac: a, link: 'eth1' }],
@@ -36,7 +36,7 @@ const both: PodNetwork = {
     route('10.6.0.0/16', [hop('eth1', 'fd00::6')], { scope: 0 }),
     route('fe80::/64', [hop('eth1')], { family: 6, metric: 256, protocol: 2 }),
     route('fe80::/64', [hop('eth0')], { family: 6, metric: 256, protocol: 2 }),
-    route('', [hop('eth1', 'fd00::1')], { family: 6, metric: 1024 }),
+    route('', [hop('eth1', 'fd00::1')], { family: 6, metric: 1024, preference: 'high' }),
     route('fd00::/64', [hop('eth1')], { family: 6, metric: 256 }),
   ],
 }
@@ -47,13 +47,14 @@ t.test('at boot: names change places, and only what was told is there', async (t
   const addresses = sh('ip -br addr').trim().split('\n').slice(1).map((line) => line.replaceAll(/\s+/g, ' ').replaceAll(/@\w+|\b(UP|UNKNOWN|LOWERLAYERDOWN)\b/g, '').trim()).sort()
   t.strictSame(addresses, ['eth0  10.8.0.1 peer 10.8.0.2/32 fe80::3/64', 'eth1  10.0.0.2/24 fd00::2/64 fe80::2/64'])
   t.notMatch(sh('ip addr'), /tentative/)
+  t.match(sh('ip -o addr show deprecated'), /^\S+ eth1 +inet6 fd00::2\/64 [^\n]*\n?$/)
   t.strictSame(sh('ip route; ip -6 route').replaceAll(/ (pref medium|linkdown)/g, '').replaceAll(/\s*\n\s*nexthop/g, ' nexthop').split('\n').map((line) => line.trim()).filter((line) => line !== '').sort(), [
     '10.0.0.0/24 dev eth1 proto kernel scope link src 10.0.0.2',
     '10.3.0.0/16 proto boot metric 9 nexthop via 10.0.0.3 dev eth1 weight 1 nexthop via 10.0.0.4 dev eth1 weight 3',
     '10.5.0.0/16 via 192.0.2.1 dev eth1 proto boot onlink mtu 1300 advmss 1200',
     '10.6.0.0/16 via inet6 fd00::6 dev eth1 proto boot',
     'default via 10.0.0.1 dev eth1 proto boot',
-    'default via fd00::1 dev eth1 proto boot metric 1024',
+    'default via fd00::1 dev eth1 proto boot metric 1024 pref high',
     'fd00::/64 dev eth1 proto boot metric 256',
     'fe80::/64 dev eth0 proto kernel metric 256',
     'fe80::/64 dev eth1 proto kernel metric 256',

@@ -1,5 +1,6 @@
 /** A pod's network seen from both sides by the same tool, and servers to reach it by. */
 import { isDeepStrictEqual } from 'node:util'
+import { z } from 'zod'
 import { parseRecord } from '#host/sandbox/record.ts'
 import type { Container } from '#test/cri/container.ts'
 import type { Pod } from '#test/cri/pod.ts'
@@ -37,14 +38,40 @@ export async function cniTables(host: NetworkHost, pod: Pod): Promise<Tables> {
  * Both once they are equal, or as they were at last. The kernel gives a link its own IPv6 address when the link's carrier
  * is seen, which may be after CNI has answered; such an address comes with the sandboxer's next look.
  */
-export async function sameTables(guest: () => Promise<Tables>, cni: () => Promise<Tables>): Promise<[guest: Tables, cni: Tables]> {
-  let pair: [Tables, Tables] | undefined
+export async function sameTables<T>(guest: () => Promise<T>, cni: () => Promise<T>): Promise<[guest: T, cni: T]> {
+  let pair: [T, T] | undefined
   await poll(lookMsMax, async () => {
     pair = [await guest(), await cni()]
     return isDeepStrictEqual(...pair) ? true : undefined
   })
   if (pair === undefined) throw new Error('the tables were never read')
   return pair
+}
+
+/** The node's /usr, for `attributesInGuest`. */
+export const nodeUsr = { hostPath: '/usr', containerPath: '/node/usr', readonly: true } as const
+
+/** Everything that iproute2 knows of routes and addresses, which is more than busybox prints. In a container with `nodeUsr`. */
+export const attributesInGuest = (container: Container): Promise<readonly object[]> =>
+  attributes((query) => inside(container, `set -- /node/usr/lib/*-linux-gnu/ld-linux-*; $1 --library-path \${1%/*} /node/usr/bin/ip -json -details ${query}`))
+
+/** The same of the namespace. */
+export async function attributesOfCni(host: NetworkHost, pod: Pod): Promise<readonly object[]> {
+  const netns = await netnsOf(host, pod)
+  return attributes((query) => host.sh(`nsenter --net=${netns} ip -json -details ${query}`))
+}
+
+const routeList = z.array(z.looseObject({ dev: z.string().optional(), flags: z.array(z.string()) }))
+const address = z.object({ local: z.string(), address: z.string().optional(), prefixlen: z.int(), broadcast: z.string().optional(), scope: z.string(), deprecated: z.boolean().optional(), preferred_life_time: z.int() })
+const addressList = z.array(z.object({ ifname: z.string(), addr_info: z.array(address) }))
+
+async function attributes(ip: (query: string) => Promise<string>): Promise<readonly object[]> {
+  const routes = [...routeList.parse(JSON.parse(await ip('-4 route'))), ...routeList.parse(JSON.parse(await ip('-6 route')))]
+  const links = addressList.parse(JSON.parse(await ip('address')))
+  return [
+    ...routes.filter(({ dev }) => dev?.startsWith('kuasar-tap') !== true).map((route) => ({ ...route, flags: route.flags.filter((flag) => flag !== 'linkdown') })),
+    ...links.filter(({ ifname }) => ifname !== 'lo' && !ifname.startsWith('kuasar-tap')).flatMap(({ ifname, addr_info }) => addr_info.map((one) => ({ ifname, ...one }))),
+  ].toSorted((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1))
 }
 
 export async function netnsOf(host: NetworkHost, { id }: Pod): Promise<string> {

@@ -3,11 +3,11 @@ import t from 'tap'
 import { changeCommands, setUpCommands, withEveryCard } from '#guest/network/plan.ts'
 import type { Address, Hop, Link, PodNetwork, Route } from '#shared/network.ts'
 
-const address = (local: string, more: Partial<Address> = {}): Address => ({ local, peer: '', broadcast: '', scope: 0, ...more })
+const address = (local: string, more: Partial<Address> = {}): Address => ({ local, peer: '', broadcast: '', scope: 0, deprecated: false, ...more })
 const link = (name: string, mac: string, more: Partial<Link> = {}): Link => ({ name, mac, mtu: 1500, addresses: [], down: false, noarp: false, ...more })
 const hop = (device: string, gateway = '', more: Partial<Hop> = {}): Hop => ({ link: device, gateway, weight: 1, onlink: false, ...more })
 const route = (destination: string, hops: readonly Hop[], more: Partial<Route> = {}): Route => ({
-  destination, hops, family: 4, type: 'unicast', source: '', metric: 0, scope: 0, protocol: 3, mtu: 0, advmss: 0, ...more,
+  destination, hops, family: 4, type: 'unicast', source: '', metric: 0, scope: 0, protocol: 3, mtu: 0, advmss: 0, preference: 'medium', ...more,
 })
 const a = '02:00:00:00:00:0a'
 const b = '02:00:00:00:00:0b'
@@ -16,12 +16,12 @@ const names = (links: readonly Link[], devices: Parameters<typeof setUpCommands>
   setUpCommands({ links, routes: [], neighbours: [] }, [], devices).filter((command) => command.includes(' name '))
 
 const eth0: PodNetwork = {
-  links: [link('eth0', a, { mtu: 1450, addresses: [address('10.0.0.2/24', { broadcast: '10.0.0.255' }), address('fd00::2/64'), address('10.9.0.1', { peer: '10.9.0.2/32', scope: 253 })] })],
+  links: [link('eth0', a, { mtu: 1450, addresses: [address('10.0.0.2/24', { broadcast: '10.0.0.255' }), address('fd00::2/64', { deprecated: true }), address('10.9.0.1', { peer: '10.9.0.2/32', scope: 253 })] })],
   neighbours: [{ address: '10.0.0.1', mac: '02:00:00:00:00:01', link: 'eth0' }],
   routes: [
     route('', [hop('eth0', '10.0.0.1')]),
     route('10.0.0.0/24', [hop('eth0')], { scope: 253, protocol: 2, source: '10.0.0.2' }),
-    route('', [hop('eth0', 'fe80::1', { onlink: true })], { family: 6, metric: 1024 }),
+    route('', [hop('eth0', 'fe80::1', { onlink: true })], { family: 6, metric: 1024, preference: 'low' }),
     route('10.1.0.0/16', [hop('eth0', '10.0.0.3'), hop('eth0', 'fd00::9', { weight: 3 })], { metric: 5, mtu: 1400, advmss: 1300 }),
     route('10.2.0.0/16', [], { type: 'blackhole' }),
   ],
@@ -31,13 +31,13 @@ t.test('links, addresses, neighbours, on-link routes, then those by a gateway', 
   t.strictSame(setUpCommands(eth0, [], [{ name: 'eth0', mac: a }]), [
     'link set dev eth0 mtu 1450 arp on up',
     'address add 10.0.0.2/24 broadcast 10.0.0.255 scope 0 noprefixroute dev eth0',
-    'address add fd00::2/64 nodad noprefixroute dev eth0',
+    'address add fd00::2/64 nodad noprefixroute preferred_lft 0 dev eth0',
     'address add 10.9.0.1 peer 10.9.0.2/32 scope 253 noprefixroute dev eth0',
     'neighbour replace 10.0.0.1 dev eth0 lladdr 02:00:00:00:00:01 nud permanent',
     'route append 10.0.0.0/24 dev eth0 src 10.0.0.2 scope 253 proto 2',
     'route append blackhole 10.2.0.0/16 proto 3',
     'route append 0.0.0.0/0 via 10.0.0.1 dev eth0 scope 0 proto 3',
-    'route append ::/0 via fe80::1 dev eth0 onlink metric 1024 proto 3',
+    'route append ::/0 via fe80::1 dev eth0 onlink metric 1024 proto 3 pref low',
     'route append 10.1.0.0/16 metric 5 scope 0 proto 3 mtu 1400 advmss 1300 nexthop via 10.0.0.3 dev eth0 weight 1 nexthop via inet6 fd00::9 dev eth0 weight 3',
   ])
 })

@@ -9,7 +9,7 @@ const veth = {
   ifname: 'eth0', link_index: 7, link_netnsid: 0, flags: ['BROADCAST', 'UP'], mtu: 1450, link_type: '[1]', address: '02:00:00:00:00:01', linkinfo: { info_kind: 'veth' },
   addr_info: [
     { family: 'inet', local: '10.88.0.5', prefixlen: 16, broadcast: '10.88.255.255', scope: '0' },
-    { family: 'inet6', local: 'fe80::1', prefixlen: 64, scope: '253', tentative: true, protocol: '0x3' },
+    { family: 'inet6', local: 'fe80::1', prefixlen: 64, scope: '253', tentative: true, deprecated: true, protocol: '0x3' },
   ],
 }
 const main = { type: '1', dst: 'default', table: '254', protocol: '3', scope: '0', flags: [] }
@@ -33,22 +33,22 @@ t.test('a veth: its tap, and all it has', async (t) => {
       { ...main, dst: '10.10.0.1', via: { family: 'inet6', host: 'fd00::1' }, dev: 'eth0', flags: ['onlink'], metrics: [{ mtu: 1400, advmss: 1300 }] },
       { ...main, dst: '10.9.0.0/16', nexthops: [{ gateway: '10.88.0.1', dev: 'eth0', weight: 2, flags: [] }, { gateway: '10.88.0.2', dev: 'eth0', weight: 1, flags: [] }] },
       { ...main, type: '6', dst: '10.11.0.0/16' },
-      { ...main, gateway: 'fd00::1', dev: 'eth0', metric: 1024, pref: 'medium' },
+      { ...main, gateway: 'fd00::1', dev: 'eth0', metric: 1024, pref: 'high' },
       { ...main, type: '7', dst: 'fd01::5', dev: 'lo', metric: 9, pref: 'medium' },
       { ...main, type: '2', dst: '10.88.0.5', dev: 'eth0', table: '255' },
     ],
     neighbours: [{ dst: '10.88.0.1', dev: 'eth0', lladdr: '02:00:00:00:00:09', state: ['PERMANENT'] }],
   })
   t.strictSame(taps, [{ name: 'kuasar-tap0', uplink: 'eth0', mac: '02:00:00:00:00:01', mtu: 1450, queues: 1 }])
-  const route = { family: 4, type: 'unicast', hops: [], source: '', metric: 0, scope: 0, protocol: 3, mtu: 0, advmss: 0 } as const
+  const route = { family: 4, type: 'unicast', hops: [], source: '', metric: 0, scope: 0, protocol: 3, mtu: 0, advmss: 0, preference: 'medium' } as const
   const hop = { link: 'eth0', gateway: '', weight: 1, onlink: false }
   t.strictSame(guest, {
     links: [
       {
         name: 'eth0', mac: '02:00:00:00:00:01', mtu: 1450, down: false, noarp: false,
         addresses: [
-          { local: '10.88.0.5/16', peer: '', broadcast: '10.88.255.255', scope: 0 },
-          { local: 'fe80::1/64', peer: '', broadcast: '', scope: 253 },
+          { local: '10.88.0.5/16', peer: '', broadcast: '10.88.255.255', scope: 0, deprecated: false },
+          { local: 'fe80::1/64', peer: '', broadcast: '', scope: 253, deprecated: true },
         ],
       },
     ],
@@ -58,7 +58,7 @@ t.test('a veth: its tap, and all it has', async (t) => {
       { ...route, destination: '10.10.0.1/32', hops: [{ ...hop, gateway: 'fd00::1', onlink: true }], mtu: 1400, advmss: 1300 },
       { ...route, destination: '10.9.0.0/16', hops: [{ ...hop, gateway: '10.88.0.1', weight: 2 }, { ...hop, gateway: '10.88.0.2' }] },
       { ...route, destination: '10.11.0.0/16', type: 'blackhole' },
-      { ...route, family: 6, destination: '', hops: [{ ...hop, gateway: 'fd00::1' }], metric: 1024 },
+      { ...route, family: 6, destination: '', hops: [{ ...hop, gateway: 'fd00::1' }], metric: 1024, preference: 'high' },
       { ...route, family: 6, destination: 'fd01::5/128', type: 'unreachable', metric: 9 },
     ],
     neighbours: [{ address: '10.88.0.1', mac: '02:00:00:00:00:09', link: 'eth0' }],
@@ -108,6 +108,7 @@ for (const [about, route, message] of [
   ['a type of service', { tos: '0x10' }, /IPv4 route to default has tos/],
   ['a metric nobody hands on', { metrics: [{ rtt: '10ms' }] }, /has rtt/],
   ['a type', { type: '10' }, /has type 10/],
+  ['a realm', { flow: { to: '5' } }, /has flow/],
 ] as const)
   t.test(`a route refused by name: ${about}`, async (t) => {
     t.throws(() => plan({ routes: [{ ...main, dev: 'eth0', gateway: '10.88.0.1', ...route }] }), { code: 'FAILED_PRECONDITION', message })
@@ -124,15 +125,36 @@ t.test('what iproute2 says is checked', async (t) => {
   t.throws(() => parse({ routes: [{ ...main, table: 'main' }] }), { message: /list of routes is not as expected at 0\.table/ })
 })
 
-t.test('looked at again, what has no card is told apart', async (t) => {
-  const { guest } = plan({
-    links: [veth, { ...veth, ifname: 'net1', address: '02:00:00:00:00:02' }],
-    routes: [{ ...main, dev: 'net1' }, { ...main, dst: '10.0.0.0/8', dev: 'eth0' }],
+t.test('looked at again: what a running guest cannot have is named, and the rest goes on', async (t) => {
+  const found = parse({
+    links: [
+      loopback,
+      veth,
+      { ...veth, ifname: 'net1', address: '02:00:00:00:00:02' },
+      { ...veth, ifname: 'br7', linkinfo: { info_kind: 'bridge' } },
+      { ...veth, ifname: 'net2', address: '02:00:00:00:00:03', master: 'br7' },
+    ],
+    routes: [
+      { ...main, dev: 'net1' },
+      { ...main, dst: '10.0.0.0/8', dev: 'eth0' },
+      { ...main, dst: '10.7.0.0/16', dev: 'br7', table: '100' },
+      { ...main, dst: '10.8.0.0/16', dev: 'eth0', table: '100' },
+      { ...main, dst: '10.9.0.0/16', dev: 'net2' },
+    ],
     neighbours: [{ dst: '10.88.0.1', dev: 'net1', lladdr: '02:00:00:00:00:09' }],
   })
-  const { network, without } = withinCards(guest, [{ name: 'eth0', mac: '02:00:00:00:00:01' }])
-  t.strictSame(without, ['net1'])
-  t.strictSame([network.links.map(({ name }) => name), network.routes.map(({ destination }) => destination), network.neighbours], [['eth0'], ['10.0.0.0/8'], []])
+  const { network, without } = withinCards(found, [{ name: 'eth0', mac: '02:00:00:00:00:01' }, { name: 'net2', mac: '02:00:00:00:00:03' }])
+  t.match(without, [
+    /^network interface net1 of the pod came, or changed its MAC, after the start/,
+    /^network interface br7 of the pod is of kind bridge/,
+    /^network interface net2 of the pod lies on br7/,
+    /IPv4 route to 10\.8\.0\.0\/16 is in table 100/,
+  ])
+  t.equal(without.length, 4)
+  t.strictSame([network.links.map(({ name }) => name), network.routes.map(({ destination }) => destination), network.neighbours], [['eth0', 'net2'], ['10.0.0.0/8', '10.9.0.0/16'], []])
+  const routes = Array.from({ length: 4097 }, (_, index) => ({ ...main, dst: `10.${index >> 8}.${index & 255}.0/24`, dev: 'eth0' }))
+  t.throws(() => withinCards(parse({ routes }), []), { message: /4097 routes; a sandbox takes 4096/ })
+  t.throws(() => plan({ routes }), { message: /4097 routes; a sandbox takes 4096/ })
 })
 
 t.test('a batch that failed names its line', async (t) => {
