@@ -10,7 +10,7 @@ export const initramfsModules = ['virtio_pci', 'virtio_blk', 'erofs'] as const
 export const rootModules = ['vmw_vsock_virtio_transport', 'virtiofs', 'overlay', 'virtio_net'] as const
 
 /** What is loaded when a container with the right to asks the kernel for it: kinds of network devices. */
-export const demandModules = ['bridge', 'dummy', 'ipvlan', 'macvlan', '8021q', 'veth'] as const
+export const demandModules = ['bridge', 'dummy', 'ipvlan', 'macvlan', '8021q', 'veth', 'tun'] as const
 
 /** Modules of a kernel by name; names are compared with "-" as "_", as the kernel does. */
 export interface ModuleTree {

@@ -9,6 +9,7 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define CGROUP_ROOT "/sys/fs/cgroup"
@@ -58,12 +59,23 @@ static void enable_controllers(void) {
   close(to);
 }
 
+/*
+ * Devices whose module comes when they are opened, so devtmpfs does not have them yet. For a container that binds one; a
+ * container that is given one has its node from the OCI runtime. Source: Documentation/networking/tuntap.rst.
+ */
+static void static_nodes(void) {
+  mkdir("/dev/net", 0755);
+  if (mknod("/dev/net/tun", S_IFCHR, makedev(10, 200)) != 0 || chmod("/dev/net/tun", 0666) != 0)
+    say("cannot make /dev/net/tun: %s", strerror(errno));
+}
+
 void mount_system(void) {
   struct stat above, dev;
   if (stat("/", &above) != 0 || stat("/dev", &dev) != 0) fail("the root has no /dev");
   if (above.st_dev == dev.st_dev) mount_dev();
   mkdir("/dev/pts", 0755);
   mkdir("/dev/shm", 01777);
+  static_nodes();
   for (size_t i = 0; i < sizeof system_mounts / sizeof *system_mounts; i++) {
     const struct system_mount *m = &system_mounts[i];
     mount_or_fail(m->source, m->target, m->type, m->flags, m->data);

@@ -54,11 +54,18 @@ t.test('read-only, and what lies mounted below', async (t) => {
 })
 
 t.test('devices: the guest\'s own, and no other', async (t) => {
-  await sh('test -e /dev/fuse || mknod /dev/fuse c 10 229; test -e /dev/kvm || mknod /dev/kvm c 10 232')
+  await sh('test -e /dev/net/tun || { mkdir -p /dev/net; mknod /dev/net/tun c 10 200; }; test -e /dev/fuse || mknod /dev/fuse c 10 229; test -e /dev/kvm || mknod /dev/kvm c 10 232')
   const pieces = { metadata: { name: 'devices', attempt: 0 }, image: { image: images.busybox }, command: [...idle.command], logPath: 'devices/0.log' }
   const container = await pod.run({ ...pieces, devices: [device('/dev/fuse')] })
   t.equal(await inside(container, 'stat -c "%t:%T" /dev/fuse; : 3<>/dev/fuse && echo opened; : </dev/null; head -c 1 /dev/urandom | wc -c'), 'a:e5\nopened\n1')
   await container.stop(0)
+  const opened = 'stat -c "%t:%T" /dev/net/tun; : 3<>/dev/net/tun && echo opened'
+  // Whoever comes first has the module loaded.
+  for (const [name, by] of Object.entries({ bound: { mounts: [mount('/dev/net/tun', '/dev/net/tun')] }, given: { devices: [device('/dev/net/tun')] } })) {
+    const tunnel = await pod.run({ ...pieces, ...by, metadata: { name: `tun-${name}`, attempt: 0 }, logPath: `tun-${name}/0.log` })
+    t.equal(await inside(tunnel, opened), 'a:c8\nopened', name)
+    await tunnel.stop(0)
+  }
   const refused = await pod.create({ ...pieces, metadata: { name: 'kvm', attempt: 0 }, devices: [device('/dev/kvm')] })
   await t.rejects(refused.start(), { message: /device \/dev\/kvm \(c 10:232\) is the host's/ })
 })
