@@ -4,6 +4,7 @@
  *
  *   main.ts [--config FILE] [--check]
  *
+ * --check only says what is wrong with the configuration: exit status 78 if anything is, else 0.
  * It ends at SIGTERM without answering anyone: containerd takes a lost connection for a sandboxer that will be back,
  * and any answer to a pending Wait for the end of its pod. Guests live on; warm VMs, which have no pod, do not.
  */
@@ -12,7 +13,7 @@ import { parseArgs } from 'node:util'
 import { explain } from '#shared/errors.ts'
 import { createLog, formatRecord, type LogLevel } from '#shared/log.ts'
 import { CONFIG_PATH, loadConfig } from './config/config.ts'
-import { startSandboxer, type Sandboxer } from './sandboxer.ts'
+import { checkBackends, startSandboxer, type Sandboxer } from './sandboxer.ts'
 
 /** sysexits(3): EX_SOFTWARE, EX_CONFIG. */
 const EXIT_SOFTWARE = 70
@@ -34,8 +35,12 @@ try {
   const { values } = parseArgs({ options: { config: { type: 'string' }, check: { type: 'boolean', default: false } } })
   const config = await loadConfig(values.config)
   level = config.sandboxer.log_level
-  if (values.check) process.exit(0)
-  sandboxer = await startSandboxer({ config, configFile: values.config ?? CONFIG_PATH, log, logLevel: () => level })
+  const configFile = values.config ?? CONFIG_PATH
+  if (values.check) {
+    checkBackends(config, configFile)
+    process.exit(0)
+  }
+  sandboxer = await startSandboxer({ config, configFile, log, logLevel: () => level })
   notifySystemd()
 } catch (error) {
   process.stderr.write(`kuasar sandboxer: ${explain(error)}\n`)

@@ -44,10 +44,16 @@ export interface Sandboxer {
   close(): Promise<void>
 }
 
+const backendDependencies = () => ({ rpc: loadServices(loadProtos()), os: createNativeOs() })
+
+/** Errors: INVALID_ARGUMENT for a table that no backend takes, as `startSandboxer` has them. */
+export function checkBackends(config: Config, configFile: string): void {
+  bindBackends(config.backends, configFile, backendDependencies())
+}
+
 /** Recovers, then serves until the process ends: every connection and every guest's link dies with it, no pod's guest does. */
 export async function startSandboxer({ config, configFile, log, logLevel, store: wrap = (store) => store }: SandboxerOptions): Promise<Sandboxer> {
-  const rpc = loadServices(loadProtos())
-  const os = createNativeOs()
+  const { rpc, os } = backendDependencies()
   const instance = randomUUID()
   const { state_dir: stateDir } = config.sandboxer
   const backends = bindBackends(config.backends, configFile, { rpc, os })

@@ -1,24 +1,9 @@
-/** Every backend there is: a folder and a line. */
+/** From the tables of the configuration to backends. */
 import { RuntimeError } from '#shared/errors.ts'
-import type { Os } from '#shared/os/contract.ts'
-import type { Rpc } from '#shared/rpc/services.ts'
-import { bindBackend, type BoundBackend } from '../sandbox/backends.ts'
-import { createFakeBackend } from './fake/backend.ts'
-import { qemuBackend } from './qemu/index.ts'
+import type { BackendDependencies, BindBackend, BoundBackend } from '../sandbox/backends.ts'
+import * as exported from './kinds.ts'
 
-export interface BackendDependencies {
-  readonly rpc: Rpc
-  readonly os: Os
-}
-
-/** A table of the configuration without what is the same for every backend, and where it stands. */
-type Bind = (dependencies: BackendDependencies, table: unknown, at: string) => BoundBackend
-
-const kinds: Readonly<Record<string, Bind>> = {
-  fake: ({ rpc, os }, table, at) => bindBackend(createFakeBackend({ rpc, processes: os.processes }, 'none'), table, at),
-  'fake-shared': ({ rpc, os }, table, at) => bindBackend(createFakeBackend({ rpc, processes: os.processes }, 'virtiofs'), table, at),
-  qemu: ({ os }, table, at) => bindBackend(qemuBackend(os), table, at),
-}
+const kinds: ReadonlyMap<string, BindBackend> = new Map(Object.entries(exported))
 
 /** From `[backends.*]`: sandboxer name → backend. Errors: INVALID_ARGUMENT for an unknown kind and for bad keys. */
 export function bindBackends(
@@ -29,9 +14,9 @@ export function bindBackends(
   return new Map(
     Object.entries(tables).map(([name, { kind, warm: _warm, ...table }]) => {
       const at = `${file}: backends.${name}`
-      const bind = Object.hasOwn(kinds, kind) ? kinds[kind] : undefined
+      const bind = kinds.get(kind)
       if (bind === undefined)
-        throw new RuntimeError('INVALID_ARGUMENT', `${at}.kind: ${JSON.stringify(kind)} is not accepted: expected one of ${Object.keys(kinds).join(', ')}`)
+        throw new RuntimeError('INVALID_ARGUMENT', `${at}.kind: ${JSON.stringify(kind)} is not accepted: expected one of ${[...kinds.keys()].join(', ')}`)
       return [name, bind(dependencies, table, at)]
     }),
   )

@@ -28,7 +28,7 @@ function complaints(issue: z.core.$ZodIssue, raw: unknown, schema: z.ZodType, at
     return issue.keys.map((key) => {
       const near = nearest(key, known)
       const hint = near === undefined ? `known keys: ${known.join(', ')}` : `did you mean ${near}?`
-      return `${where}: unknown key ${key}; ${hint}`
+      return `${where}: unknown key ${key} = ${shown(valueAt(raw, [...issue.path, key]))}; ${hint}`
     })
   }
   const value = valueAt(raw, issue.path)

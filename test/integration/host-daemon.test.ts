@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -40,6 +41,24 @@ t.test('a pod from Create to Shutdown', async (t) => {
   await t.rejects(controller.Status({ sandboxId: 'a1' }), { code: 'NOT_FOUND' })
   await t.rejects(controller.Wait({ sandboxId: 'a1' }), { code: 'NOT_FOUND' })
   t.same(await daemon.leftovers(), [])
+})
+
+t.test('a configuration that is wrong: exit status 78, and the file, key, value and what was expected on stderr', async (t) => {
+  const dir = await mkdtemp('/tmp/k-')
+  t.teardown(() => rm(dir, { recursive: true }))
+  const file = `${dir}/config.toml`
+  const main = fileURLToPath(new URL('../../host/main.ts', import.meta.url))
+  const run = async (text: string, ...more: readonly string[]) => {
+    await writeFile(file, text)
+    return execute(process.execPath, [main, '--config', file, ...more]).then(() => ({ code: 0, stderr: '' }), ({ code, stderr }: { code: number; stderr: string }) => ({ code, stderr }))
+  }
+  const wrong = '[sandboxer]\nlog_levle = "info"\n[guest]\nvcpus = 0\n'
+  const said = `kuasar sandboxer: ${file}: sandboxer: unknown key log_levle = "info"; did you mean log_level?\n${file}: guest.vcpus: 0 is not accepted: expected at least 1\n`
+  for (const more of [[], ['--check']]) t.same(await run(wrong, ...more), { code: 78, stderr: said })
+  t.match(await run('[backends.b]\nkind = "qemuu"\n', '--check'), { code: 78, stderr: `kuasar sandboxer: ${file}: backends.b.kind: "qemuu" is not accepted: expected one of fake, fake-shared, qemu\n` })
+  t.match(await run('[backends.b]\nkind = "qemu"\nacel = "tcg"\n', '--check'), { code: 78, stderr: /backends\.b: unknown key acel = "tcg"; did you mean accel\?/ })
+  t.same(await run('[backends.b]\nkind = "qemu"\naccel = "tcg"\n', '--check'), { code: 0, stderr: '' })
+  t.match(await run('', '--config', `${dir}/none.toml`), { code: 78, stderr: /cannot read the configuration .*none\.toml/ })
 })
 
 t.test('what cannot be is refused at Create, and leaves nothing', async (t) => {

@@ -5,18 +5,24 @@ import { type Server, type Socket, createServer } from 'node:net'
 import { LINK_PORT } from '#shared/link-port.ts'
 import { silentLog } from '#shared/log.ts'
 import { createNativeOs } from '#shared/os/native.ts'
+import { loadProtos } from '#shared/rpc/load.ts'
+import { loadServices } from '#shared/rpc/services.ts'
 import type { QemuConfig } from '#host/backends/qemu/config.ts'
-import { qemuBackend } from '#host/backends/qemu/index.ts'
+import { qemu } from '#host/backends/qemu/index.ts'
 import type { AdoptionRecord, LaunchContext, LaunchPlan, RunningSandbox } from '#host/sandbox/backend.ts'
+import type { BoundBackend } from '#host/sandbox/backends.ts'
 import type { OwnedProcess, OwnedResource, Ownership } from '#host/sandbox/ownership.ts'
 import { endProcess, findMarked } from '#host/sandbox/processes.ts'
 import { imagePaths } from '../../image/paths.ts'
 
 const os = createNativeOs()
+const rpc = loadServices(loadProtos())
 const built = imagePaths('/kuasar/build/image')
 
 /** The image as a node sees it, by its keys in the configuration. */
 export const images = { kernel: built.vmlinux, initramfs: built.initramfs, rootfs: built.rootfs }
+
+const bound = (config: Partial<QemuConfig>): BoundBackend => qemu({ rpc, os }, { ...images, ...config }, 'backends.kuasar-qemu')
 
 export class QemuLab implements AsyncDisposable {
   readonly id: string
@@ -61,16 +67,14 @@ export class QemuLab implements AsyncDisposable {
 
   /** A backend of its own each time, as a restarted sandboxer has. */
   async launch(config: Partial<QemuConfig> = {}, signal: AbortSignal = new AbortController().signal): Promise<RunningSandbox> {
-    const backend = qemuBackend(os)
-    return this.#keep(await backend.launch(this.plan, this.#config(config), this.#context(signal)))
+    return this.#keep(await bound(config).launch(this.plan, this.#context(signal)))
   }
 
   /** `change`: what another sandboxer would have left. */
   async adopt(change: Partial<AdoptionRecord> = {}): Promise<RunningSandbox> {
     const adoption = this.#running[0]?.adoption
     const record: AdoptionRecord = JSON.parse(JSON.stringify({ sandboxId: this.id, plan: this.plan, adoption, owned: this.#owned, ...change }))
-    const backend = qemuBackend(os)
-    return this.#keep(await backend.adopt(record, this.#config({}), this.#context(new AbortController().signal)))
+    return this.#keep(await bound({}).adopt(record, this.#context(new AbortController().signal)))
   }
 
   /** Its processes that run, by what /proc says. */
@@ -101,10 +105,6 @@ export class QemuLab implements AsyncDisposable {
   #keep(running: RunningSandbox): RunningSandbox {
     this.#running.push(running)
     return running
-  }
-
-  #config(config: Partial<QemuConfig>): QemuConfig {
-    return qemuBackend(os).parseConfig({ ...images, ...config }, 'backends.kuasar-qemu')
   }
 
   #context(signal: AbortSignal): LaunchContext {

@@ -13,7 +13,9 @@ const SHARED = ['shared']
 /** Contracts: types that upper layers fill and lower ones speak of. */
 const HOST_BASE = [...SHARED, 'host/config', 'host/containerd/contract.ts', 'host/container/contract.ts', 'host/sandbox/ownership.ts']
 /** What a backend knows of the house: its contract and the tools for processes and consoles. */
-const BACKEND = [...SHARED, 'host/config/table.ts', ...['backend', 'ownership', 'processes', 'liveness', 'console', 'cgroup', 'mounts'].map((name) => `host/sandbox/${name}.ts`)]
+const BACKEND = [...SHARED, 'host/config/table.ts', ...['backend', 'backends', 'ownership', 'processes', 'liveness', 'console', 'cgroup', 'mounts'].map((name) => `host/sandbox/${name}.ts`)]
+/** Each VMM is a folder, and none knows of another. */
+const VMMS = globSync('host/backends/*/', { cwd: ROOT, exclude: ['host/backends/fake/', 'host/backends/microvm/'] }).map((folder) => folder.replace(/\/$/, ''))
 /** The whole of the host but the daemon's own wiring. */
 const HOST = ['api', 'backends', 'config', 'container', 'containerd', 'forward', 'link', 'network', 'sandbox'].map((name) => `host/${name}`)
 
@@ -33,12 +35,12 @@ const layers: Readonly<Record<string, readonly string[]>> = {
   'host/config': SHARED,
   'host/ctl': SHARED,
   'host/shim': SHARED,
-  'host/backends': [...SHARED, 'host/sandbox/backends.ts', 'host/sandbox/backend.ts', 'host/backends/fake', 'host/backends/qemu'],
+  'host/backends': [...SHARED, 'host/sandbox/backends.ts', 'host/sandbox/backend.ts', 'host/backends/fake', ...VMMS],
   // The suite stands in for a sandboxer.
   'host/backends/contract.ts': [...SHARED, ...HOST],
   'host/backends/fake': BACKEND,
   'host/backends/microvm': [...BACKEND, 'host/link/dial.ts'],
-  'host/backends/qemu': [...BACKEND, 'host/backends/microvm', 'image/boot.ts'],
+  ...Object.fromEntries(VMMS.map((vmm) => [vmm, [...BACKEND, 'host/backends/microvm', 'image/boot.ts']])),
   'guest': [...SHARED, ...GUEST, 'guest/services'],
   'guest/services': [...SHARED, ...GUEST, ...['rpc', 'pod', 'version', 'boot-marks'].map((name) => `guest/${name}.ts`)],
   'guest/container': [...SHARED, 'guest/runtime', 'guest/storage', 'guest/streams'],
