@@ -5,7 +5,7 @@
  * Each call costs an emulated guest some milliseconds, and most execs are short: the events that say an exec begins wait
  * a moment for what comes after them, and travel with it.
  */
-import { asRuntimeError, explain } from '#shared/errors.ts'
+import { asRuntimeError, explain, type StatusName } from '#shared/errors.ts'
 import type { Log } from '#shared/log.ts'
 import type { TaskEvent, TaskEvents } from '../container/ports.ts'
 import { Backoff } from './backoff.ts'
@@ -22,7 +22,10 @@ export const COMPANY_MS_MAX = 300
 const RETRY_MS_FIRST = 50
 const RETRY_MS_MAX = 2000
 
-/** A refused event (not one lost with the link) is dropped after so many attempts. */
+/** What is wrong with the event itself. Whatever else goes wrong may pass: the event is sent again until it is taken. */
+const refusals: ReadonlySet<StatusName> = new Set(['INVALID_ARGUMENT', 'NOT_FOUND', 'FAILED_PRECONDITION', 'UNIMPLEMENTED'])
+
+/** A refused event is dropped after so many attempts. */
 const REFUSALS_MAX = 3
 
 export interface NumberedEvent {
@@ -90,25 +93,25 @@ export class EventQueue implements TaskEvents {
     const backoff = new Backoff(RETRY_MS_FIRST, RETRY_MS_MAX)
     // So many go one by one, since one of them was refused.
     let alone = 0
-    for (let refusals = 0; this.#due > 0;) {
+    for (let attempts = 0; this.#due > 0;) {
       const events = this.#queue.slice(0, alone > 0 ? 1 : Math.min(this.#due, EVENTS_AT_ONCE_MAX))
       this.#sending = events.length
       try {
         await this.#send(events)
       } catch (error) {
         const { code } = asRuntimeError(error)
-        const away = code === 'UNAVAILABLE' || code === 'DEADLINE_EXCEEDED' || code === 'CANCELLED'
-        if (!away && events.length > 1) {
+        const refused = refusals.has(code)
+        if (refused && events.length > 1) {
           alone = events.length
           continue
         }
-        if (away || ++refusals < REFUSALS_MAX) {
+        if (!refused || ++attempts < REFUSALS_MAX) {
           await backoff.wait()
           continue
         }
         this.#log.warn('an event was refused and is dropped', { kind: events[0]?.event.kind, error: explain(error) })
       }
-      refusals = 0
+      attempts = 0
       backoff.reset()
       alone = Math.max(0, alone - 1)
       this.#sending = 0

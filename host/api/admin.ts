@@ -13,7 +13,7 @@ const CONSOLE_LINES_MAX = 1000
 export function createAdmin(sandboxes: Sandboxes, warm: Pick<WarmPool, 'all'>): Handlers<ServiceTypesOf<'admin'>> {
   return {
     List() {
-      const pods = sandboxes.all.map(({ record, state }) => ({ record, state: state.kind, vmmPid: record.vmmPid ?? 0 }))
+      const pods = sandboxes.all.map(({ record, state }) => ({ record, state: state.kind, vmmPid: 'running' in state ? (record.vmmPid ?? 0) : 0 }))
       return { sandboxes: [...pods, ...warm.all].toSorted((a, b) => a.record.createdAtMs - b.record.createdAtMs).map(summary) }
     },
     Inspect: ({ id }) => ({ record: JSON.stringify({ ...pick(sandboxes, id).record, spans: undefined }, null, 2) }),

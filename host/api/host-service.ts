@@ -15,7 +15,7 @@ import { TimeShare } from '#shared/ttrpc/time-share.ts'
 import type { GuestStorage, PidNamespaceMode } from '../container/contract.ts'
 import { listenForGuest } from '../link/listener.ts'
 import { networkMessage } from '../link/network.ts'
-import type { BootMark, GuestLinks, GuestPeer } from '../sandbox/guest.ts'
+import type { BootMark, GuestLinks, GuestPeer, Hello, Welcome } from '../sandbox/guest.ts'
 import { nowMs } from '../sandbox/trace.ts'
 import { readEvent } from './guest-events.ts'
 import { GuestLog } from './guest-log.ts'
@@ -71,11 +71,23 @@ export function createGuestLinks(rpc: Rpc, instance: string, log: Log): GuestLin
   }
 }
 
-/** Of one connection: nothing is answered before its Hello was. */
+/** Of one connection: nothing is answered before its Hello was, and that but once, for an answer has the whole of a pod's network. */
 function handlers(rpc: Rpc, instance: string, peer: GuestPeer, guestLog: () => GuestLog): Handlers<ServiceTypesOf<'host'>> {
-  let greeted = false
+  let greeting: 'none' | 'asked' | 'answered' = 'none'
+  const greet = async (hello: Hello, signal: AbortSignal): Promise<Welcome> => {
+    if (greeting !== 'none') throw new RuntimeError('FAILED_PRECONDITION', 'a connection has one Hello')
+    greeting = 'asked'
+    try {
+      const welcome = await peer.hello(hello, signal)
+      greeting = 'answered'
+      return welcome
+    } catch (error) {
+      greeting = 'none'
+      throw error
+    }
+  }
   const mustBeGreeted = () => {
-    if (!greeted) throw new RuntimeError('FAILED_PRECONDITION', 'the first call of a connection is Hello')
+    if (greeting !== 'answered') throw new RuntimeError('FAILED_PRECONDITION', 'the first call of a connection is Hello')
   }
   return {
     async Hello(request, { signal }) {
@@ -88,8 +100,7 @@ function handlers(rpc: Rpc, instance: string, peer: GuestPeer, guestLog: () => G
         boottimeNanos: boottime(request.boottimeNanos),
         arrivedAtMs: nowMs(),
       }
-      const { protocolVersion, sandboxId, guest, network, cards, storages, logLevel } = await peer.hello(hello, signal)
-      greeted = true
+      const { protocolVersion, sandboxId, guest, network, cards, storages, logLevel } = await greet(hello, signal)
       return {
         protocolVersion,
         sandboxId,

@@ -6,6 +6,7 @@ import { constants } from 'node:fs'
 import { posix } from 'node:path'
 import { open, readFile, readlink, statfs, type FileHandle } from 'node:fs/promises'
 import { RuntimeError } from '#shared/errors.ts'
+import type { Gate } from '#shared/gate.ts'
 import { isErrno } from '#shared/os/error.ts'
 import { mountOfDescriptor, mountsBelow } from '../sandbox/mounts.ts'
 import { inMemory, type SourceFacts } from './source.ts'
@@ -20,10 +21,12 @@ export interface Sources extends AsyncDisposable {
 }
 
 /**
+ * `gate`: how many are looked at together. A file system whose server is gone holds one of Node's few threads for each look,
+ * for as long as it likes.
  * Errors: FAILED_PRECONDITION when a source is reached through a symbolic link. CRI hands over resolved paths
  * (containerd's WithMounts), so a link has been planted since, or another client was careless.
  */
-export async function openSources(paths: readonly string[], signal: AbortSignal): Promise<Sources> {
+export async function openSources(paths: readonly string[], gate: Gate, signal: AbortSignal): Promise<Sources> {
   const handles = new Map<string, FileHandle>()
   const facts = new Map<string, SourceFacts>()
   const close = async () => void (await Promise.allSettled([...handles.values()].map((handle) => handle.close())))
@@ -33,7 +36,7 @@ export async function openSources(paths: readonly string[], signal: AbortSignal)
     facts.set(path, handle === undefined ? { kind: 'missing' } : await look(path, handle))
   }
   // All of them end, so that none opens a descriptor after the others were closed.
-  const outcomes = await Promise.allSettled([...new Set(paths)].map(lookAt))
+  const outcomes = await Promise.allSettled([...new Set(paths)].map((path) => gate.run(() => lookAt(path))))
   const failed = outcomes.find((outcome) => outcome.status === 'rejected')
   if (failed !== undefined || signal.aborted) {
     await close()

@@ -8,6 +8,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
 import { RuntimeError } from '#shared/errors.ts'
 import { containerId as parseContainerId, type ContainerId } from '#shared/ids.ts'
+import { Gate } from '#shared/gate.ts'
 import { formatJson } from '#shared/json.ts'
 import type { Mounts } from '#shared/os/contract.ts'
 import { isErrno } from '#shared/os/error.ts'
@@ -24,6 +25,9 @@ import { planContainer, sourcesOf, type ContainerPlan } from './plan.ts'
 import { guestSpec } from './spec.ts'
 import { createTurns } from './turns.ts'
 
+/** Mount sources of one sandbox that are looked at together: of the 64 threads that docs/containerd.md gives the sandboxer. */
+const LOOKS_MAX = 4
+
 /** Containers of one sandbox that hold mounts; each costs memory of the host until it is released. */
 const CONTAINERS_MAX = 1024
 
@@ -36,6 +40,12 @@ export interface PreparerOptions {
 
 export function createPreparer({ containerd, mounts, containerdStateDir }: PreparerOptions): ContainerPreparer {
   const turns = createTurns()
+  const gates = new WeakMap<SandboxView, Gate>()
+  const gateOf = (sandbox: SandboxView): Gate => {
+    const gate = gates.get(sandbox) ?? new Gate(LOOKS_MAX)
+    gates.set(sandbox, gate)
+    return gate
+  }
 
   async function prepare(sandbox: SandboxView, id: ContainerId, signal: AbortSignal): Promise<PreparedContainer> {
     const bundle = bundleDir(containerdStateDir, sandbox.namespace, id)
@@ -43,7 +53,7 @@ export function createPreparer({ containerd, mounts, containerdStateDir }: Prepa
     const [spec, record] = await Promise.all([readSpec(bundle, sandbox.id, id, signal), containerd.container(id, signal)])
     if (record.sandboxId !== sandbox.id) throw noSuchContainer(id, sandbox.id)
     const snapshot = await containerd.snapshotMounts(record.snapshotter, record.snapshotKey, signal)
-    await using sources = await openSources(sourcesOf(spec), signal)
+    await using sources = await openSources(sourcesOf(spec), gateOf(sandbox), signal)
     const plan = planContainer({
       spec,
       snapshot,

@@ -15,11 +15,11 @@ import { ANSWER_BYTES, answers, FORWARD_PORT, PORT_BYTES } from '#shared/forward
 import { readExactly } from '#shared/forward/read.ts'
 import { reset } from '#shared/forward/reset.ts'
 import { splice } from '#shared/forward/splice.ts'
+import { Gate } from '#shared/gate.ts'
 import type { Log } from '#shared/log.ts'
 import type { Localhost } from '#shared/os/contract.ts'
 import { isErrno, OsError } from '#shared/os/error.ts'
 import { hangUp } from '../link/hang-up.ts'
-import { Gate } from './gate.ts'
 
 /** Connections of one pod at the same time; one more is reset. */
 export const FORWARDS_MAX = 1024

@@ -2,7 +2,7 @@
 import type { Socket } from 'node:net'
 import { abortable } from '#shared/abortable.ts'
 import { RuntimeError } from '#shared/errors.ts'
-import { GUEST_MESSAGE_BYTES_MAX, GUEST_MESSAGE_FIELDS_MAX, GUEST_READ_SHARE_MAX } from '#shared/link-limits.ts'
+import { GUEST_MESSAGE_BYTES_MAX, GUEST_MESSAGE_FIELDS_MAX, GUEST_READ_SHARE_MAX, LOG_MESSAGE_LENGTH_MAX } from '#shared/link-limits.ts'
 import type { AnyValue } from '#shared/rpc/any.ts'
 import type { Rpc, ServiceTypesOf } from '#shared/rpc/services.ts'
 import { TtrpcClient } from '#shared/ttrpc/client.ts'
@@ -40,37 +40,38 @@ export class AgentLink {
   }
 
   async ping(signal: AbortSignal): Promise<void> {
-    await (await this.#agent(signal)).Ping({ instance: this.#instance }, { signal })
+    await this.#ask(signal, (agent) => agent.Ping({ instance: this.#instance }, { signal }))
   }
 
   async tasks(signal: AbortSignal): Promise<readonly GuestTask[]> {
-    const { tasks } = await (await this.#agent(signal)).Tasks({}, { signal })
+    const { tasks } = await this.#ask(signal, (agent) => agent.Tasks({}, { signal }))
     return tasks.map(({ containerId, pid, status }) => ({ containerId, pid, status }))
   }
 
   async purge(containerId: string, signal: AbortSignal): Promise<void> {
-    await (await this.#agent(signal)).Purge({ containerId }, { signal })
+    await this.#ask(signal, (agent) => agent.Purge({ containerId }, { signal }))
   }
 
   async stats(signal: AbortSignal): Promise<{ readonly metrics: AnyValue | null; readonly realtimeNanos: string }> {
-    return (await this.#agent(signal)).Stats({}, { signal })
+    return this.#ask(signal, (agent) => agent.Stats({}, { signal }))
   }
 
   /** How far the guest's clock is ahead, with the time the request was under way, before it was set forward by `stepNanos`. */
   async syncClock(stepNanos: bigint, signal: AbortSignal): Promise<{ readonly offsetNanos: bigint; readonly roundTripNanos: bigint }> {
-    const agent = await this.#agent(signal)
-    const leftAt = process.hrtime.bigint()
-    const realtimeNanos = String(BigInt(Date.now()) * 1_000_000n)
-    const { offsetNanos } = await agent.SyncClock({ instance: this.#instance, realtimeNanos, stepNanos: String(stepNanos) }, { signal })
-    return { offsetNanos: BigInt(offsetNanos), roundTripNanos: process.hrtime.bigint() - leftAt }
+    return this.#ask(signal, async (agent) => {
+      const leftAt = process.hrtime.bigint()
+      const realtimeNanos = String(BigInt(Date.now()) * 1_000_000n)
+      const { offsetNanos } = await agent.SyncClock({ instance: this.#instance, realtimeNanos, stepNanos: String(stepNanos) }, { signal })
+      return { offsetNanos: BigInt(offsetNanos), roundTripNanos: process.hrtime.bigint() - leftAt }
+    })
   }
 
   async updateNetwork(network: PodNetwork, signal: AbortSignal): Promise<void> {
-    await (await this.#agent(signal)).UpdateNetwork({ network: networkMessage(network) }, { signal })
+    await this.#ask(signal, (agent) => agent.UpdateNetwork({ network: networkMessage(network) }, { signal }))
   }
 
   async shutdown(graceMs: number, signal: AbortSignal): Promise<void> {
-    await (await this.#agent(signal)).Shutdown({ graceMillis: graceMs }, { signal })
+    await this.#ask(signal, (agent) => agent.Shutdown({ graceMillis: graceMs }, { signal }))
   }
 
   close(): void {
@@ -79,9 +80,16 @@ export class AgentLink {
     this.#connection = undefined
   }
 
-  async #agent(signal: AbortSignal): Promise<Agent> {
+  /** What the guest says of a failure goes into logs and errors: no more of it than a line of its log may have. */
+  async #ask<T>(signal: AbortSignal, call: (agent: Agent) => Promise<T>): Promise<T> {
     this.#connection ??= this.#connect()
-    return (await abortable(this.#connection, signal)).agent
+    const { agent } = await abortable(this.#connection, signal)
+    try {
+      return await call(agent)
+    } catch (error) {
+      if (!(error instanceof RuntimeError) || error.message.length <= LOG_MESSAGE_LENGTH_MAX) throw error
+      throw new RuntimeError(error.code, `${error.message.slice(0, LOG_MESSAGE_LENGTH_MAX)}…`)
+    }
   }
 
   /** Not given up with the call that asked for it first: others may wait for it by then. */

@@ -22,8 +22,8 @@ export interface Said {
 export const inNetns = (netns: string, script: string): Promise<Said> => runInNetns(netns, ['sh', '-c', script])
 
 /** Runs one program there, with its arguments as they are. */
-export function runInNetns(netns: string, command: readonly string[]): Promise<Said> {
-  return run(['nsenter', `--net=${netns}`, ...command], netns)
+export function runInNetns(netns: string, command: readonly string[], timeoutMs = IPROUTE_MS_MAX): Promise<Said> {
+  return run(['nsenter', `--net=${netns}`, ...command], netns, timeoutMs)
 }
 
 /** A new one, empty but for its loopback, that lasts while the file `path` has it mounted. Errors: INTERNAL. */
@@ -33,13 +33,14 @@ export async function makeNetns(path: string): Promise<void> {
   if (exitCode !== 0) throw new RuntimeError('INTERNAL', `the network namespace ${path} cannot be made: ${stderr.trim()}`)
 }
 
-function run([file = '', ...args]: readonly string[], netns: string): Promise<Said> {
-  const options = { timeout: IPROUTE_MS_MAX, killSignal: 'SIGKILL', maxBuffer: OUTPUT_BYTES_MAX } as const
+function run([file = '', ...args]: readonly string[], netns: string, timeoutMs = IPROUTE_MS_MAX): Promise<Said> {
+  const options = { timeout: timeoutMs, killSignal: 'SIGKILL', maxBuffer: OUTPUT_BYTES_MAX } as const
   return new Promise((resolve, reject) => {
     execFile(file, args, options, (error, stdout, stderr) => {
       if (error === null) return resolve({ exitCode: 0, stdout, stderr })
       if (typeof error.code === 'number') return resolve({ exitCode: error.code, stdout, stderr })
-      return reject(new RuntimeError('INTERNAL', `iproute2 in ${netns}: ${stderr.trim() || error.message}`, { cause: error }))
+      const why = error.killed === true ? `not done within ${timeoutMs} ms` : error.message
+      return reject(new RuntimeError('INTERNAL', `iproute2 in ${netns}: ${stderr.trim() || why}`, { cause: error }))
     })
   })
 }

@@ -64,7 +64,7 @@ export async function unmountAll(targets: readonly string[]): Promise<void> {
 function umount(targets: readonly string[]): Promise<string> {
   return new Promise((resolve) => {
     execFile('umount', ['--lazy', '--no-mtab', '--', ...targets], { timeout: UMOUNT_TIMEOUT_MS, killSignal: 'SIGKILL' }, (error, _, stderr) =>
-      resolve(error === null ? '' : stderr.trim() || error.message),
+      resolve(error === null ? '' : stderr.trim() || (error.killed === true ? `umount was not done within ${UMOUNT_TIMEOUT_MS} ms` : error.message)),
     )
   })
 }

@@ -18,7 +18,8 @@ export async function pulse(sandboxes: Sandboxes, log: Log, signal: AbortSignal)
     const now = new Set<string>()
     for (const sandbox of sandboxes.all) {
       if (sandbox.state.kind !== 'ready') continue
-      if ((await processStat(sandbox.state.running.running.vmmPid))?.state !== 'T') continue
+      // A look that fails (no descriptor is free) is made up for by the next.
+      if ((await processStat(sandbox.state.running.running.vmmPid).catch(() => undefined))?.state !== 'T') continue
       now.add(sandbox.id)
       if (stopped.has(sandbox.id)) void sandbox.kill('the guest is frozen: its VM was stopped by a signal').catch((error: unknown) => log.error('a frozen guest is not ended', { sandbox: sandbox.id, error }))
     }

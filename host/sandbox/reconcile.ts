@@ -4,6 +4,7 @@
  * while the sandboxer is away. Each difference is acted on only after it was seen in two rounds some time apart, for a
  * single look may fall between the two halves of an ordinary create or delete.
  */
+import { abortable } from '#shared/abortable.ts'
 import { explain, RuntimeError } from '#shared/errors.ts'
 import { ID_LENGTH_MAX } from '#shared/ids.ts'
 import type { Log } from '#shared/log.ts'
@@ -115,21 +116,24 @@ async function see(sandbox: Sandbox, namespace: string): Promise<Seen> {
   return { id: sandbox.id, inNamespace, guestTasks, containers: prepared }
 }
 
-/** The sandboxes beside each other; what fails, or takes too long, is found again by the next round. Never rejects. */
-export async function actOnAll(findings: readonly Finding[], find: (id: string) => Sandbox | undefined, log: Log): Promise<void> {
+type Acted = Pick<Sandbox, 'state' | 'shutdown'>
+
+/** The sandboxes beside each other; what fails, or takes too long, is found again by the next round. Never rejects, nor lasts longer than a round. */
+export async function actOnAll(findings: readonly Finding[], find: (id: string) => Acted | undefined, log: Log, roundMs = ROUND_MS): Promise<void> {
   await inParallel([...Map.groupBy(findings, ({ sandboxId }) => sandboxId).values()], async (ofOne) => {
-    const endMs = performance.now() + ROUND_MS
+    const over = AbortSignal.timeout(roundMs)
     for (const finding of ofOne.slice(0, ACTS_MAX)) {
       const sandbox = find(finding.sandboxId)
-      if (sandbox === undefined || performance.now() >= endMs) return
+      if (sandbox === undefined || over.aborted) return
       log.warn('reconciled', { ...finding })
-      await act(finding, sandbox).catch((error: unknown) => log.error('reconciliation failed', { ...finding, error: explain(error) }))
+      const acted = act(finding, sandbox).catch((error: unknown) => log.error('reconciliation failed', { ...finding, error: explain(error) }))
+      await abortable(acted, over).catch(() => {})
     }
   })
 }
 
 /** Errors: whatever undoing it meets. */
-async function act(finding: Finding, sandbox: Sandbox): Promise<void> {
+async function act(finding: Finding, sandbox: Acted): Promise<void> {
   switch (finding.kind) {
     case 'forgotten-sandbox':
       return sandbox.shutdown()

@@ -157,7 +157,11 @@ export class Sandbox {
 
   async #stop(): Promise<void> {
     const state = this.#state
-    if (state.kind === 'created') this.#become({ kind: 'stopped', exit: { status: 0, atMs: Date.now(), reason: 'stopped before it was started' } })
+    if (state.kind === 'created') {
+      const exit = { status: 0, atMs: Date.now(), reason: 'stopped before it was started' }
+      this.#become({ kind: 'stopped', exit })
+      await this.#note({ state: 'stopped', exit })
+    }
     if (state.kind === 'ready') await this.#end(state.running)
     await this.#releaseAll()
   }

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { AgentLink } from '#host/link/agent.ts'
 import { RuntimeError } from '#shared/errors.ts'
+import { LOG_MESSAGE_LENGTH_MAX } from '#shared/link-limits.ts'
 import { loadProtos } from '#shared/rpc/load.ts'
 import { loadServices } from '#shared/rpc/services.ts'
 import { TtrpcServer } from '#shared/ttrpc/server.ts'
@@ -17,13 +18,17 @@ const rpc = loadServices(loadProtos())
 const noise = Buffer.alloc(1_000_000 * frame(99, 3, 0).length, frame(99, 3, 0))
 const NOISE_TIMES = 16
 
+const Purge = () => {
+  throw new RuntimeError('INTERNAL', 'x'.repeat(200_000))
+}
+
 const forever = new AbortController().signal
 
 /** An agent that is reached when the test says so, and may say something before it serves. */
 async function guest(t: Test, firstWords: readonly Buffer[] = []) {
   const dir = await mkdtemp('/tmp/agent-')
   const path = join(dir, 'agent.sock')
-  const server = new TtrpcServer().add(rpc.agent, { Ping: () => ({}), Shutdown: () => ({}) })
+  const server = new TtrpcServer().add(rpc.agent, { Ping: () => ({}), Shutdown: () => ({}), Purge })
   const listener = createServer((socket) => {
     for (const words of firstWords) socket.write(words)
     server.accept(socket)
@@ -81,4 +86,10 @@ t.test('a guest that talks without end takes a share of the sandboxer’s time a
   const [tookMs, cpuMs] = [performance.now() - startMs, threadCpuMs() - startCpuMs]
   t.comment(`${Math.round(cpuMs)} ms of a processor in ${Math.round(tookMs)} ms`)
   t.ok(cpuMs < tookMs * 0.7, 'most of the time it was not read')
+})
+
+t.test('what a guest says of a failure is cut', async (t) => {
+  const { link, reach } = await guest(t)
+  reach()
+  await t.rejects(link.purge('c', forever), { code: 'INTERNAL', message: `${'x'.repeat(LOG_MESSAGE_LENGTH_MAX)}…` })
 })

@@ -130,6 +130,7 @@ t.test('Hello comes first, of a version that is spoken', async (t) => {
   await t.rejects(host.Ready({}), { code: 'FAILED_PRECONDITION' }, 'a refused Hello is none')
   t.match(await host.Hello({ ...hello, protocolVersion: 9 }), { protocolVersion: 1, sandboxId: 's', hostname: 'h' })
   await host.Ready({})
+  for (const again of [host.Hello(hello), host.Hello(hello)]) await t.rejects(again, { code: 'FAILED_PRECONDITION', message: 'a connection has one Hello' })
   t.equal(heard.hellos.length, 1)
   client.close()
 })

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { discoverNetwork } from '#host/network/discover.ts'
-import { makeNetns } from '#host/network/netns.ts'
+import { makeNetns, runInNetns } from '#host/network/netns.ts'
 import { planNetwork } from '#host/network/plan.ts'
 import { makeIdleTap, makeTaps, moveTap, removeTaps } from '#host/network/tap.ts'
 
@@ -112,4 +112,9 @@ t.test('a namespace of one’s own: empty, lasting, and never in place of a file
   })
   t.match(execFileSync('nsenter', [`--net=${path}`, 'ip', '-o', 'link'], { encoding: 'utf8' }), /^1: lo: <LOOPBACK>/)
   await t.rejects(makeNetns(path), { code: 'EEXIST' })
+})
+
+t.test('what is not done in its time is said to be so', async (t) => {
+  const { netns } = makeNamespace(t)
+  await t.rejects(runInNetns(netns, ['sleep', '60'], 50), { code: 'INTERNAL', message: `iproute2 in ${netns}: not done within 50 ms` })
 })

@@ -1,9 +1,10 @@
 import t from 'tap'
 import { cleanLines } from '#host/sandbox/console.ts'
 import { negotiate } from '#host/sandbox/handshake.ts'
-import { compare, Suspicions, type Finding, type Known, type Seen } from '#host/sandbox/reconcile.ts'
+import { actOnAll, compare, Suspicions, type Finding, type Known, type Seen } from '#host/sandbox/reconcile.ts'
 import { allows, containerdState, mayBecome, type StateKind } from '#host/sandbox/state.ts'
 import { guestSpans, Trace } from '#host/sandbox/trace.ts'
+import { silentLog } from '#shared/log.ts'
 
 const SETTLE_MS = 1_000
 const kinds: readonly StateKind[] = ['created', 'starting', 'ready', 'stopping', 'stopped', 'gone', 'adopting']
@@ -83,4 +84,15 @@ t.test('a difference is acted on when it lasts', async (t) => {
   t.same(suspicions.confirm([], SETTLE_MS * 2), [])
   t.same(suspicions.confirm([finding], SETTLE_MS * 3), [], 'gone in between: it starts anew')
   t.same(suspicions.confirm([{ ...finding, pid: 8 }], SETTLE_MS * 5), [], 'another process is another finding')
+})
+
+t.test('a sandbox that does not end holds up no round', async (t) => {
+  // The round's own timer keeps no process alive.
+  const alive = setInterval(() => {}, 1000)
+  t.teardown(() => clearInterval(alive))
+  const asked: string[] = []
+  const never = { state: { kind: 'created' }, shutdown: () => new Promise<void>(() => asked.push('never')) } as const
+  const findings = ['a', 'b'].map((sandboxId): Finding => ({ kind: 'forgotten-sandbox', sandboxId }))
+  await actOnAll(findings, () => never, silentLog, 10)
+  t.same(asked, ['never', 'never'])
 })

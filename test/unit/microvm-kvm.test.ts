@@ -1,6 +1,6 @@
 /** KVM is usable when CPU and device both say so; every other combination falls back, and says why. */
 import t from 'tap'
-import { type KvmFacts, chooseAccelerator, kvmObstacle } from '#host/backends/microvm/kvm.ts'
+import { Accelerators, type KvmFacts, chooseAccelerator, kvmObstacle } from '#host/backends/microvm/kvm.ts'
 
 const cpuinfo = (flags: string) => `processor\t: 0\nvendor_id\t: X\nflags\t\t: fpu ${flags} lm\nbugs\t\t: none\n`
 const facts = (flags: string, deviceError?: string): KvmFacts => ({ cpuinfo: cpuinfo(flags), deviceError })
@@ -30,4 +30,13 @@ t.test('the setting decides what is made of it', (t) => {
   t.match(chooseAccelerator('auto', facts('')), { accelerator: 'tcg', warning: /emulation \(TCG\).*neither vmx nor svm/ })
   t.throws(() => chooseAccelerator('kvm', facts('vmx', 'ENOENT')), { code: 'FAILED_PRECONDITION', message: /accel = "kvm".*ENOENT.*set accel/ })
   t.end()
+})
+
+t.test('a device that comes later is used, and one that was there is not asked for again', async (t) => {
+  const looks = [facts('svm', 'ENOENT'), facts('svm', 'ENOENT'), facts('svm')]
+  const accelerators = new Accelerators(async () => looks.shift() ?? t.fail('asked again') as never)
+  t.match(await accelerators.choose('auto'), { accelerator: 'tcg' })
+  await t.rejects(accelerators.choose('kvm'), { code: 'FAILED_PRECONDITION' })
+  for (const setting of ['auto', 'kvm', 'auto'] as const) t.match(await accelerators.choose(setting), { accelerator: 'kvm' })
+  t.match(await new Accelerators(async () => facts('svm')).choose('tcg'), { accelerator: 'tcg' })
 })

@@ -4,7 +4,7 @@ import { mkdtemp, readFile, rm, stat } from 'node:fs/promises'
 import { createWriteStream, statSync, watch } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { silentLog } from '#shared/log.ts'
+import { createLog, type LogRecord, silentLog } from '#shared/log.ts'
 import { LOG_BYTES_HARD_MAX, LOG_BYTES_MAX, boundLogs, cutLog, limitFileSize } from '#host/backends/microvm/logs.ts'
 import { startProcess } from '#host/backends/microvm/process.ts'
 
@@ -50,6 +50,13 @@ t.test('a growing log is cut without being asked for', async (t) => {
   await append(path, filler)
   await shrunk
   t.ok((await stat(path)).size <= LOG_BYTES_MAX)
+})
+
+t.test('what cannot be watched is said, and no more', async (t) => {
+  const said: LogRecord[] = []
+  using bounded = boundLogs(join(await directory(t), 'none'), createLog((record) => said.push(record), () => 'info'))
+  t.ok(bounded)
+  t.match(said, [{ level: 'warn', message: 'logs are not bounded', fields: { error: { code: 'ENOENT' } } }])
 })
 
 t.test('while nobody cuts, the kernel holds the writer, who lives', async (t) => {

@@ -4,7 +4,7 @@ import type { Processes } from '#shared/os/contract.ts'
 import type { AdoptionRecord, LaunchContext, SandboxBackend } from '#host/sandbox/backend.ts'
 import { proveAlive } from '#host/sandbox/liveness.ts'
 import type { MicrovmConfig, VmPaths, VmmControl, VmmDriver } from './driver.ts'
-import { type AcceleratorChoice, chooseAccelerator, readKvmFacts } from './kvm.ts'
+import { Accelerators } from './kvm.ts'
 import { VHOST_VSOCK, VIRTIOFSD, VIRTIOFSD_ROOTS, launchVm } from './launch.ts'
 import { limitFileSize } from './logs.ts'
 import { vmPaths } from './paths.ts'
@@ -28,13 +28,7 @@ export interface MicrovmBackendOptions<C extends MicrovmConfig> {
 
 export function microvmBackend<C extends MicrovmConfig>(options: MicrovmBackendOptions<C>): SandboxBackend<C> {
   const { kind, driver, parseConfig, watch } = options
-  const choices = new Map<MicrovmConfig['accel'], Promise<AcceleratorChoice>>()
-  /** The machine does not change while the sandboxer runs. */
-  const accelerator = ({ accel }: C): Promise<AcceleratorChoice> => {
-    const known = choices.get(accel) ?? readKvmFacts().then((facts) => chooseAccelerator(accel, facts))
-    choices.set(accel, known)
-    return known
-  }
+  const accelerators = new Accelerators()
 
   return {
     kind,
@@ -43,13 +37,13 @@ export function microvmBackend<C extends MicrovmConfig>(options: MicrovmBackendO
 
     async probe(config, log) {
       await probeFiles(config)
-      const { warning } = await accelerator(config)
+      const { warning } = await accelerators.choose(config.accel)
       if (warning !== undefined) log.warn(warning, { backend: kind })
     },
 
     async launch(plan, config, context) {
       const paths = vmPaths(plan.dir)
-      const choice = await accelerator(config)
+      const choice = await accelerators.choose(config.accel)
       const vm = await launchVm({ driver, config, plan, paths, accelerator: choice.accelerator }, context)
       const running = runningSandbox({ ...vm, dir: plan.dir, paths, servesRoots: true, adoption: { version: ADOPTION_VERSION }, log: context.log })
       for (const { pid, name } of vm.processes)

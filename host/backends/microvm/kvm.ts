@@ -41,7 +41,25 @@ export function chooseAccelerator(setting: AcceleratorSetting, facts: KvmFacts):
   return { accelerator: 'tcg', warning: `running guests by emulation (TCG), many times slower than KVM: ${obstacle}` }
 }
 
-export async function readKvmFacts(): Promise<KvmFacts> {
+/** Chooses anew each time, for what is missing may come; KVM that was there stays. */
+export class Accelerators {
+  readonly #facts: () => Promise<KvmFacts>
+  #kvm = false
+
+  constructor(facts: () => Promise<KvmFacts> = readKvmFacts) {
+    this.#facts = facts
+  }
+
+  /** Errors as `chooseAccelerator` has them. */
+  async choose(setting: AcceleratorSetting): Promise<AcceleratorChoice> {
+    if (this.#kvm && setting !== 'tcg') return { accelerator: 'kvm', warning: undefined }
+    const choice = chooseAccelerator(setting, await this.#facts())
+    this.#kvm ||= choice.accelerator === 'kvm'
+    return choice
+  }
+}
+
+async function readKvmFacts(): Promise<KvmFacts> {
   return { cpuinfo: await readFile('/proc/cpuinfo', 'utf8'), deviceError: await openError('/dev/kvm') }
 }
 

@@ -19,7 +19,10 @@ const TAIL_BYTES = 64 * 1024
 /** Between two looks at a log that keeps growing, in ms. */
 const LOOK_MS = 100
 
-/** Watches every `*.log` of a directory until disposed; `grew` hears the path of one that has grown, soon after. */
+/**
+ * Watches every `*.log` of a directory until disposed; `grew` hears the path of one that has grown, soon after. Never
+ * throws: a machine whose inotify watches are used up (fs.inotify.max_user_watches) costs no guest its life.
+ */
 export function boundLogs(dir: string, log: Log, grew: (path: string) => Promise<void> = async () => {}): Disposable {
   const pending = new Map<string, NodeJS.Timeout>()
   const look = (name: string) => {
@@ -33,11 +36,16 @@ export function boundLogs(dir: string, log: Log, grew: (path: string) => Promise
     if (name === null || !name.endsWith('.log') || pending.has(name)) return
     pending.set(name, setTimeout(look, LOOK_MS, name).unref())
   }
-  const watcher: FSWatcher = watch(dir, { persistent: false }, (_, name) => grown(name))
-  watcher.on('error', (error) => log.warn('logs are no longer bounded', { dir, error }))
+  let watcher: FSWatcher | undefined
+  try {
+    watcher = watch(dir, { persistent: false }, (_, name) => grown(name))
+    watcher.on('error', (error) => log.warn('logs are no longer bounded', { dir, error }))
+  } catch (error) {
+    log.warn('logs are not bounded', { dir, error })
+  }
   return {
     [Symbol.dispose]() {
-      watcher.close()
+      watcher?.close()
       for (const timer of pending.values()) clearTimeout(timer)
       pending.clear()
     },
