@@ -31,6 +31,7 @@ export function digestOfDigestImage(): string {
 export interface Programs {
   readonly sh: Uint8Array
   readonly nonewprivs: Uint8Array
+  readonly webserver: Uint8Array
 }
 
 /** Every image, from the bytes of busybox, the names of its applets, and our own programs. */
@@ -45,9 +46,9 @@ export function criImages(busybox: Uint8Array, applets: readonly string[], progr
   const marked = (name: string, config: ImageConfig = {}) => image(own(name), [marker(name)], config)
   return [
     image(defaultImage.replace(/^[^/]*\//, ''), []),
-    image(webServer, server('usr/sbin/nginx', 80), { Cmd: ['/usr/sbin/nginx', 'master process'] }),
-    image('e2e-test-images/httpd:2.4.39-4', server('usr/sbin/httpd', 80), { Cmd: ['/usr/sbin/httpd'] }),
-    image(own('hostnet-nginx-amd64:latest'), server('usr/sbin/nginx', 12_003), { Cmd: ['/usr/sbin/nginx', 'master process'] }),
+    image(webServer, server(programs.webserver, 'usr/sbin/nginx', 80), { Cmd: ['/usr/sbin/nginx', 'master process'] }),
+    image('e2e-test-images/httpd:2.4.39-4', server(programs.webserver, 'usr/sbin/httpd', 80), { Cmd: ['/usr/sbin/httpd'] }),
+    image(own('hostnet-nginx-amd64:latest'), server(programs.webserver, 'usr/sbin/nginx', 12_003), { Cmd: ['/usr/sbin/nginx', 'master process'] }),
     image('e2e-test-images/nonewprivs:1.3', [{ kind: 'file', name: 'nnp', mode: 0o4755, content: programs.nonewprivs }], { Cmd: ['/nnp'] }),
     image('pause:3.9', [marker('pause')], { Cmd: ['sleep', '1000'] }),
     ...['test-image-1:latest', 'test-image-2:latest', 'test-image-3:latest'].map((name) => marked(name)),
@@ -87,23 +88,15 @@ const predefinedGroup: readonly TarEntry[] = [
   { kind: 'file', name: 'etc/group', content: `${groups}default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n` },
 ]
 
-/** A web server under `program`'s name: a script's process bears the name of the script. */
-function server(program: string, port: number): TarEntry[] {
+/** A web server under `program`'s name. */
+function server(webserver: Uint8Array, program: string, port: number): TarEntry[] {
   const name = program.slice(program.lastIndexOf('/') + 1)
-  const script = [
-    '#!/bin/ash',
-    `echo $$ >/var/run/${name}.pid`,
-    'trap "exit 0" TERM QUIT',
-    `echo ${name} serves port ${port}`,
-    `busybox httpd -f -p ${port} -h /srv/www &`,
-    'wait',
-    '',
-  ].join('\n')
   return [
     { kind: 'directory', name: 'usr' },
     { kind: 'directory', name: 'usr/sbin' },
     { kind: 'directory', name: 'srv/www' },
     { kind: 'file', name: 'srv/www/index.html', content: `<h1>${name}</h1>\n` },
-    { kind: 'file', name: program, mode: 0o755, content: script },
+    { kind: 'file', name: 'srv/port', content: `${port}\n` },
+    { kind: 'file', name: program, mode: 0o755, content: webserver },
   ]
 }

@@ -29,7 +29,7 @@ $(BUILD)/test/crictl: test/conformance/go.mod test/conformance/go.sum | conforma
 crictl: $(if $(shell command -v go),$(BUILD)/test/crictl)
 
 .PHONY: conformance-programs
-conformance-programs: $(CONFORMANCE)/programs/sh $(CONFORMANCE)/programs/nonewprivs
+conformance-programs: $(CONFORMANCE)/programs/sh $(CONFORMANCE)/programs/nonewprivs $(CONFORMANCE)/programs/webserver
 
 .PHONY: conformance
 conformance: deps gen parts image node conformance-programs | $(BUILD)/tools/go ## critest against runc and us, and docs/conformance.md; RUNS=N times in a row

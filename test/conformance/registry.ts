@@ -17,7 +17,7 @@ const busybox = '/usr/bin/busybox'
 const { stdout } = await execa(busybox, ['--list'])
 const applets = stdout.split('\n').filter((name) => name !== '')
 const program = (name: string) => readFile(join(conformanceDir, 'programs', name))
-const programs = { sh: await program('sh'), nonewprivs: await program('nonewprivs') }
+const programs = { sh: await program('sh'), nonewprivs: await program('nonewprivs'), webserver: await program('webserver') }
 const images = criImages(await readFile(busybox), applets, programs)
 const { blobs, manifests } = ociStore(images)
 const tags = new Map(manifests.map(({ digest }, index) => [images[index]?.reference ?? '', digest]))

@@ -69,7 +69,7 @@ What stands in for what critest names, since no registry is reached; runc and sa
 
 - Every image is built here from Debian's static busybox and pulled from a registry on the node's loopback. One constant
   of critest is replaced when it is built: the digest of an image that lies in its authors' registry.
-- \`nginx\` and \`httpd\` are scripts of those names that run busybox's httpd, on the same ports.
+- \`nginx\` and \`httpd\` are a program of ours that listens at once, on the same ports, and has busybox's httpd answer.
 - \`/bin/sh\` is a program that runs a single word itself and leaves all else to busybox, whose static build would run its
   own \`ls\` in place of the \`/bin/ls\` that a spec masks, and names lines in its errors, which a spec compares.
 - \`pgrep\`, \`ipcs\` and \`ls\` are scripts over \`pidof\`, \`/proc/sysvipc/shm\` and busybox; \`nnp\` is a program that prints its

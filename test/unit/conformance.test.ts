@@ -137,7 +137,7 @@ t.test('what does not apply has a reason; all else applies', async (t) => {
 })
 
 t.test('images: tags of one image share it, all others differ, and the digest needs no busybox', async (t) => {
-  const images = criImages(Buffer.from('busybox'), ['sh'], { sh: Buffer.from('sh'), nonewprivs: Buffer.from('nnp') })
+  const images = criImages(Buffer.from('busybox'), ['sh'], { sh: Buffer.from('sh'), nonewprivs: Buffer.from('nnp'), webserver: Buffer.from('web') })
   const { manifests } = ociStore(images)
   const digests = new Map(images.map(({ reference }, index) => [reference, manifests[index]?.digest]))
   const tags = ['1', '2', '3'].map((tag) => digests.get(`k8s-staging-cri-tools/test-image-tags:${tag}`))
