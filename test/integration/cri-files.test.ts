@@ -59,13 +59,15 @@ t.test('devices: the guest\'s own, and no other', async (t) => {
   const container = await pod.run({ ...pieces, devices: [device('/dev/fuse')] })
   t.equal(await inside(container, 'stat -c "%t:%T" /dev/fuse; : 3<>/dev/fuse && echo opened; : </dev/null; head -c 1 /dev/urandom | wc -c'), 'a:e5\nopened\n1')
   await container.stop(0)
-  const opened = 'stat -c "%t:%T" /dev/net/tun; : 3<>/dev/net/tun && echo opened'
-  // Whoever comes first has the module loaded.
-  for (const [name, by] of Object.entries({ bound: { mounts: [mount('/dev/net/tun', '/dev/net/tun')] }, given: { devices: [device('/dev/net/tun')] } })) {
-    const tunnel = await pod.run({ ...pieces, ...by, metadata: { name: `tun-${name}`, attempt: 0 }, logPath: `tun-${name}/0.log` })
-    t.equal(await inside(tunnel, opened), 'a:c8\nopened', name)
-    await tunnel.stop(0)
+  // The container that is given it may open it, which has its module loaded; one that binds it only sees it, as under runc.
+  const tun = async (name: string, by: object, script: string) => {
+    const container = await pod.run({ ...pieces, ...by, metadata: { name, attempt: 0 }, logPath: `${name}/0.log` })
+    const said = await inside(container, `stat -c "%t:%T" /dev/net/tun; ${script}`)
+    await container.stop(0)
+    return said
   }
+  t.equal(await tun('bound', { mounts: [mount('/dev/net/tun', '/dev/net/tun')] }, '(: 3<>/dev/net/tun) 2>/dev/null || echo denied'), 'a:c8\ndenied')
+  t.equal(await tun('given', { devices: [device('/dev/net/tun')] }, ': 3<>/dev/net/tun && echo opened'), 'a:c8\nopened')
   const refused = await pod.create({ ...pieces, metadata: { name: 'kvm', attempt: 0 }, devices: [device('/dev/kvm')] })
   await t.rejects(refused.start(), { message: /device \/dev\/kvm \(c 10:232\) is the host's/ })
 })

@@ -156,14 +156,14 @@ t.test('a pod that has everything, and whose network changes', async (t) => {
   await t.test('a link that came is complained of once, one that went is idle, and no other change is held up', async (t) => {
     await inPod('ip link delete dev net3; ip link add late0 type veth peer name late1')
     await until('the complaint', async () => /"level":"error".*late[01] of the pod came, or changed its MAC, after the start.*late[01] of the pod came/.test(await log()))
-    await inPod('ip link add br7 type bridge && ip link set br7 up && ip addr add 10.71.0.1/24 dev br7; ip route add 10.72.0.0/24 dev eth0 table 100; ip addr add 10.88.77.8/16 dev eth0')
-    await until('the other complaint', async () => /"level":"error".*interface br7 of the pod is of kind bridge.*route to 10\.72\.0\.0\/24 is in table 100/.test(await log()))
-    await until('what else has changed has come', async () => (await guestTables(container)).addresses.some((line) => line.includes('10.88.77.8')))
     await until('net3 is down and has no address', async () => {
       const { links, addresses } = await guestTables(container)
       return links.some((line) => /^net3 .* mtu \d+$/.test(line)) && !addresses.some((line) => line.startsWith('net3 '))
     })
     t.equal((await log()).match(/late0 of the pod came/g)?.length, 1, 'said once')
+    await inPod('ip link add br7 type bridge && ip link set br7 up && ip addr add 10.71.0.1/24 dev br7; ip route add 10.72.0.0/24 dev eth0 table 100; ip addr add 10.88.77.8/16 dev eth0')
+    await until('the other complaint', async () => /"level":"error".*interface br7 of the pod is of kind bridge.*route to 10\.72\.0\.0\/24 is in table 100/.test(await log()))
+    await until('what else has changed has come', async () => (await guestTables(container)).addresses.some((line) => line.includes('10.88.77.8')))
   })
 
   await t.test('its namespace goes before Stop', async (t) => {
