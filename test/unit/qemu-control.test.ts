@@ -64,6 +64,17 @@ t.test('negotiates, asks, hears why the VM ends', async (t) => {
   control.close()
 })
 
+t.test('a VM that was paused has ended, unless something else was said before', async (t) => {
+  for (const [before, reason] of [['', /its VM was paused/], ['{"event": "GUEST_PANICKED", "data": {"action": "pause"}}\r\n', /kernel panicked/]] as const) {
+    const { path, connected } = await peer(t, wellBehaved)
+    const control = await connectQmp(path, forever)
+    ;(await connected).write(`${before}{"event": "STOP", "timestamp": {"seconds": 1}}\r\n`)
+    await control.announced
+    t.match(control.ending(), reason)
+    control.close()
+  }
+})
+
 async function untilEnded(control: Awaited<ReturnType<typeof connectQmp>>): Promise<never> {
   for (;;) {
     await control.status(forever)

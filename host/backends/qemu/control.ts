@@ -48,9 +48,9 @@ export async function connectQmp(path: string, signal: AbortSignal): Promise<Vmm
 }
 
 class Qmp {
-  /** Why the VM ended, of the last SHUTDOWN or GUEST_PANICKED event. */
+  /** Why the VM ended, of the first event that says so. */
   ending: string | undefined
-  /** Resolves at the SHUTDOWN event: QEMU runs with -no-reboot, so the guest runs no more. */
+  /** Resolves at the SHUTDOWN or STOP event: QEMU runs with -no-reboot and nobody resumes a VM, so the guest runs no more. */
   readonly announced: Promise<void>
   readonly #announce: () => void
   readonly #socket: Socket
@@ -121,8 +121,9 @@ class Qmp {
     const name = field(message, 'event')
     const data = field(message, 'data')
     if (name === 'GUEST_PANICKED') this.ending = 'the guest kernel panicked'
-    if (name !== 'SHUTDOWN') return
-    this.ending ??= shutdownReason(field(data, 'reason'))
+    if (name === 'SHUTDOWN') this.ending ??= shutdownReason(field(data, 'reason'))
+    else if (name === 'STOP') this.ending ??= 'its VM was paused, which QEMU does after an internal error'
+    else return
     this.#announce()
   }
 
