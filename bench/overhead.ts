@@ -40,7 +40,7 @@ export const overhead: Benchmark = {
         { name: 'guest.reserve_mib must cover', value: guest, unit: 'KiB' },
         { name: 'overhead.podFixed.memory must cover guest.reserve_mib and', value: median(samples('vmm')), unit: 'KiB' },
       ],
-      notes: ['Under emulation the VMM holds its translated code as well, which grows with what the guest runs.'],
+      notes: ['Under emulation the VMM holds its translated code as well, which grows with what the guest runs, to 256 MiB.'],
     }
   },
 }

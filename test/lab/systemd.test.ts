@@ -16,7 +16,7 @@ import { processesIn, remainsIn } from './remains.ts'
 import { newPodSlice, podSlices } from './slice.ts'
 
 /** Of docs/kubernetes.md's overhead, what is not the VM's own. */
-const OVERHEAD_MIB = 400 - 160
+const OVERHEAD_MIB = 380 - 256
 
 const lab = await startLab((line) => t.comment(line))
 t.teardown(() => lab[Symbol.asyncDispose]())

@@ -17,7 +17,7 @@ const golden = `-name kuasar-sb,debug-threads=on
 -display none
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -machine ${QEMU_MACHINE},memory-backend=memory
--accel tcg,thread=multi
+-accel tcg,thread=multi,tb-size=256
 -cpu max,-erms,-fsrm
 -smp 2
 -m 512M

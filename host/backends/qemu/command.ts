@@ -5,6 +5,9 @@ import type { Nic } from '#host/sandbox/backend.ts'
 import type { Command, VmPlan } from '../microvm/driver.ts'
 import type { QemuConfig } from './config.ts'
 
+/** Translated code of one emulated VM, in MiB; QEMU would take up to 1 GiB of the pod's memory, and starts anew when it is full. */
+const TRANSLATED_MIB_MAX = 256
+
 type Option = readonly [name: string, value?: string]
 
 export function qemuCommand(plan: VmPlan, config: QemuConfig): Command {
@@ -28,7 +31,7 @@ function machine({ accelerator, vcpus, memoryMiB }: VmPlan, { cpu }: QemuConfig)
   const kvm = accelerator === 'kvm'
   return [
     ['-machine', `${QEMU_MACHINE},memory-backend=memory`],
-    ['-accel', kvm ? 'kvm' : 'tcg,thread=multi'],
+    ['-accel', kvm ? 'kvm' : `tcg,thread=multi,tb-size=${TRANSLATED_MIB_MAX}`],
     ['-cpu', cpu === 'auto' ? (kvm ? 'host' : QEMU_EMULATED_CPU) : cpu],
     ['-smp', `${vcpus}`],
     ['-m', `${memoryMiB}M`],
