@@ -30,14 +30,14 @@ const callsOf: Readonly<Record<number, number>> = { 1: 10_000, 64: 100_000 }
 
 const rounds = Number(process.argv[2] ?? 7)
 const peer = buildPeer()
-if (peer === undefined) throw new Error('this machine lacks the Go toolchain, which the comparison needs')
+if ('lack' in peer) throw new Error(`this machine lacks ${peer.lack}, which the comparison needs`)
 const script = (name: string): string[] => [path.join(import.meta.dirname, name)]
 const commands = {
   node: {
     serve: [process.execPath, ...script('ttrpc-server.ts')],
     bench: [process.execPath, ...script('ttrpc-client.ts')],
   },
-  go: { serve: [peer, 'serve'], bench: [peer, 'bench'] },
+  go: { serve: [peer.path, 'serve'], bench: [peer.path, 'bench'] },
 } as const
 
 const sides = ['node', 'go'] as const

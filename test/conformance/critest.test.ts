@@ -4,10 +4,11 @@
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { execa, execaSync } from 'execa'
+import { execa } from 'execa'
 import t from 'tap'
 import { checkout } from '#test/node/paths.ts'
 import { microvm } from '#test/support/kuasar.ts'
+import { lackOfGo } from '../../tools/go.ts'
 import { buildCritest, listSpecs } from './critest.ts'
 import { LANES, runHandler } from './handler.ts'
 import { digestOfDigestImage } from './images.ts'
@@ -16,9 +17,9 @@ import { claims, wordOf } from './scorecard.ts'
 /** A machine that many share misses a time of critest's now and then; what is broken fails again, or fails oftener. */
 const SECOND_TRIES_MAX = 4
 
-const hasGo = !execaSync('go', ['version'], { reject: false }).failed
+const lack = lackOfGo(import.meta.dirname)
 
-await t.test(microvm, { skip: hasGo ? false : 'lacks: the Go toolchain' }, async (t) => {
+await t.test(microvm, { skip: lack === undefined ? false : `lacks: ${lack}` }, async (t) => {
   await execa('make', ['conformance-programs'], { cwd: checkout })
   const critest = await buildCritest(digestOfDigestImage(), (line) => t.comment(line))
   const specs = await listSpecs(critest)

@@ -2,7 +2,6 @@
  * A second client: crictl, which everybody who looks after a node has, goes the demo's way from a pod to its removal. The
  * module and version are critest's (test/conformance/go.mod); what it is given is what its own documentation shows.
  */
-import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import t from 'tap'
@@ -10,11 +9,12 @@ import { checkout, inside as at } from '#test/node/paths.ts'
 import { podCgroups } from '#test/node/pod-cgroup.ts'
 import { until } from '#test/support/faults.ts'
 import { images, microvm, startKuasar } from '#test/support/kuasar.ts'
+import { lackOfGo } from '../../tools/go.ts'
 
-await execa('make', ['crictl'], { cwd: checkout })
-const built = existsSync(join(checkout, 'build/test/crictl'))
+const lack = lackOfGo(join(checkout, 'test/conformance'))
+if (lack === undefined) await execa('make', ['crictl'], { cwd: checkout })
 
-await t.test('the demo, by crictl', { skip: built ? false : 'lacks: the Go toolchain' }, async (t) => {
+await t.test('the demo, by crictl', { skip: lack === undefined ? false : `lacks: ${lack}` }, async (t) => {
   const kuasar = await startKuasar()
   t.teardown(() => kuasar[Symbol.asyncDispose]())
   const { node } = kuasar

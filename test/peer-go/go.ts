@@ -5,17 +5,18 @@ import net from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { execa, execaSync } from 'execa'
+import { lackOfGo } from '../../tools/go.ts'
 
 const folder = import.meta.dirname
 const binary = path.join(folder, '../../build/test/ttrpc-peer')
 
-/** Builds the peer. Returns its path, or undefined where the machine has no Go. */
-export function buildPeer(): string | undefined {
-  const go = execaSync('go', ['version'], { reject: false })
-  if (go.failed) return undefined
+/** Builds the peer, where the machine has the Go for it. */
+export function buildPeer(): { readonly path: string } | { readonly lack: string } {
+  const lack = lackOfGo(folder)
+  if (lack !== undefined) return { lack }
   mkdirSync(path.dirname(binary), { recursive: true })
   execaSync('go', ['build', '-trimpath', '-o', binary, '.'], { cwd: folder })
-  return binary
+  return { path: binary }
 }
 
 /** A directory for sockets that is gone with the scope. */

@@ -1,4 +1,5 @@
 /** What the scorecard makes of critest's reports. */
+import { writeFileSync } from 'node:fs'
 import { execaSync } from 'execa'
 import t from 'tap'
 import { focusOn, readReport, type Spec } from '#test/conformance/critest.ts'
@@ -8,6 +9,7 @@ import { outcomeOf, sandboxOutcome, worst, type Outcome, type Results } from '#t
 import { whyNot } from '#test/conformance/scope.ts'
 import { claims, scorecard } from '#test/conformance/scorecard.ts'
 import { ociStore } from '#test/images/oci.ts'
+import { lackOfGo } from '../../tools/go.ts'
 
 /** As ginkgo 2.28 writes it, without what is not read. */
 const report = (leaf: string, state: string, message?: string) => ({
@@ -155,4 +157,24 @@ t.test('the shell of the image names itself and the command it may not run', asy
   t.match(run('/etc/passwd'), { exitCode: 126, stderr: `${shell}: /etc/passwd: Permission denied` })
   t.match(run('no-such-command'), { exitCode: 127, stderr: `${shell}: no-such-command: No such file or directory` })
   t.equal(run('pwd').stdout, process.cwd())
+})
+
+t.test('a Go that is too old is a Go that is lacking, and both versions are named', async (t) => {
+  const module = t.testdir({ 'go.mod': 'module x\n\ngo 1.26.2\n', bin: {} })
+  const path = process.env['PATH']
+  t.teardown(() => {
+    process.env['PATH'] = path
+  })
+  process.env['PATH'] = `${module}/bin`
+  /** What is lacking beside a Go of which this is all. */
+  const beside = (script: string) => {
+    writeFileSync(`${module}/bin/go`, `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+    return lackOfGo(module)
+  }
+  const version = (version: string) => beside(`echo go version go${version} linux/amd64`)
+  for (const old of ['1.19.8', '1.26', '1.26.1', '1.9.12']) t.equal(version(old), `Go 1.26.2 or newer, found ${old}`)
+  for (const good of ['1.26.2', '1.26.10', '1.27', '2.0']) t.equal(version(good), undefined, good)
+  t.equal(beside('echo no toolchain >&2; exit 1'), 'Go 1.26.2 or newer, found "no toolchain"')
+  process.env['PATH'] = module
+  t.equal(lackOfGo(module), 'Go 1.26.2 or newer, found none')
 })

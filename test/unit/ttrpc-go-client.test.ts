@@ -10,8 +10,8 @@ import { peerHandlers, peerService } from '../peer-go/service.ts'
 
 const peer = buildPeer()
 
-t.test('Go client, our server', { skip: peer === undefined && 'lacks: the Go toolchain' }, async (t) => {
-  if (peer === undefined) return
+t.test('Go client, our server', { skip: 'lack' in peer && `lacks: ${peer.lack}` }, async (t) => {
+  if ('lack' in peer) return
   for (const writeBytesMax of [Number.POSITIVE_INFINITY, 16 * 1024]) {
     using sockets = socketFolder()
     const errors: Error[] = []
@@ -20,7 +20,7 @@ t.test('Go client, our server', { skip: peer === undefined && 'lacks: the Go too
     const listener = net.createServer((socket) => server.accept(socket)).listen(sockets.path('s'))
     await once(listener, 'listening')
 
-    const { stdout } = await execa(peer, ['check', sockets.path('s')], { stderr: 'inherit' })
+    const { stdout } = await execa(peer.path, ['check', sockets.path('s')], { stderr: 'inherit' })
     const results = stdout.split('\n').map((line): { name: string; error: string } => JSON.parse(line))
     t.ok(results.length >= 17, `${results.length} checks ran`)
     for (const { name, error } of results) t.equal(error, '', `${name}, writes of at most ${writeBytesMax} bytes`)

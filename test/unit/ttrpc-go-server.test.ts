@@ -21,11 +21,11 @@ async function connect(
   return { client, calls: client.calls(peerService), [Symbol.dispose]: () => client.close() }
 }
 
-t.test('our client, Go server', { skip: peer === undefined && 'lacks: the Go toolchain' }, async (t) => {
-  if (peer === undefined) return
+t.test('our client, Go server', { skip: 'lack' in peer && `lacks: ${peer.lack}` }, async (t) => {
+  if ('lack' in peer) return
   using sockets = socketFolder()
   const socket = sockets.path('s')
-  await using _server = await servePeer(peer, socket)
+  await using _server = await servePeer(peer.path, socket)
 
   await t.test('unary', async (t) => {
     using peer = await connect(socket)
