@@ -3,7 +3,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
+import { symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { startContainerd } from './containerd.ts'
 import { enterCommand } from './enter.ts'
@@ -14,6 +14,7 @@ import { startSandboxer } from './sandboxer.ts'
 await using node = await startNode()
 const cri = `#!/bin/sh\nexec node ${inside.checkout}/test/cri/cli.ts "$@"\n`
 await writeFile(node.path('/usr/local/bin/cri'), cri, { mode: 0o755 })
+await symlink(`${inside.checkout}/host/ctl/kuasarctl`, node.path('/usr/local/bin/kuasarctl'))
 
 // The sandboxer first, as on a real node: containerd asks it for its sandboxes while it starts.
 await using services = new AsyncDisposableStack()
@@ -26,6 +27,7 @@ console.log(`A node with containerd${hasSandboxer ? ' and the sandboxer' : ''}. 
   cri run -r runc uname -a          a container of containerd's own
   cri run -r kuasar-qemu uname -a   the same in a microVM
   cri ps; cri logs ID; cri exec -t ID sh; cri rm --all
+  kuasarctl list; kuasarctl trace ID
 
 The node ends with this shell.`)
 
