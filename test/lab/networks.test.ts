@@ -8,7 +8,7 @@ import { cniConfig, networkName, spare, uplink, vlanId, type CniNetwork } from '
 import { cniConfigPath, networkTaken } from '#test/node/containerd.ts'
 import { inside, microvm } from '#test/support/kuasar.ts'
 import { ask, cniTables, guestTables, netnsOf, sameTables, server } from '#test/support/network.ts'
-import { installAsDocumented } from './documented.ts'
+import { followAsDocumented } from './documented.ts'
 import { SPARE_MAC, startLab } from './lab.ts'
 import { remainsIn } from './remains.ts'
 import { newPodSlice, podSlices } from './slice.ts'
@@ -36,7 +36,7 @@ t.teardown(() => lab[Symbol.asyncDispose]())
 const cri = await lab.cri(podSlices(lab))
 // Nobody here loads what a device or a pod wants.
 await lab.sh('modprobe -a kvm_amd vhost_vsock ipvlan 8021q dummy virtio_net')
-await installAsDocumented(lab)
+await followAsDocumented(lab)
 const runPod = (name: string) => cri.runPod({ name, linux: { cgroupParent: newPodSlice() } }, microvm)
 
 async function setNetwork(network: CniNetwork): Promise<void> {

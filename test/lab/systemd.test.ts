@@ -9,9 +9,8 @@ import type { Pod } from '#test/cri/pod.ts'
 import { until } from '#test/support/faults.ts'
 import { idle, microvm } from '#test/support/kuasar.ts'
 import { ask, cniTables, guestTables, server } from '#test/support/network.ts'
-import { installAsDocumented } from './documented.ts'
+import { followAsDocumented } from './documented.ts'
 import { startLab } from './lab.ts'
-import { checkoutInside } from './paths.ts'
 import { processesIn, remainsIn } from './remains.ts'
 import { newPodSlice, podSlices } from './slice.ts'
 
@@ -42,7 +41,7 @@ t.test('what this machine is', async (t) => {
 })
 
 t.test('installed as documented, the sandboxer is ready before containerd starts', async (t) => {
-  await installAsDocumented(lab)
+  await followAsDocumented(lab)
   const sandboxer = await show('kuasar-sandboxer', 'ActiveState', 'SubState', 'Type', 'ExecMainStartTimestampMonotonic', 'ActiveEnterTimestampMonotonic')
   const containerd = await show('containerd', 'ActiveState', 'ExecMainStartTimestampMonotonic')
   t.match(sandboxer, { ActiveState: 'active', SubState: 'running', Type: 'notify' })
@@ -135,9 +134,8 @@ t.test('removed, it leaves nothing', async (t) => {
 })
 
 t.test('a pod on a VM that has booted before it, under KVM', async (t) => {
-  const kuasarctl = ['node', `${checkoutInside}/host/ctl/main.ts`, 'list']
   await lab.sh(`sed -i 's/^warm = 0$/warm = 1/' /etc/kuasar/config.toml && systemctl restart kuasar-sandboxer`)
-  const vm = await until('a VM waits', async () => /^(_warm-\w+).*\bwarm\b/m.exec((await lab.exec(kuasarctl)).stdout)?.[1])
+  const vm = await until('a VM waits', async () => /^(_warm-\w+).*\bwarm\b/m.exec((await lab.exec(['kuasarctl', 'list'])).stdout)?.[1])
   const waiting = await processesOf(`${vm}/`)
   t.not(waiting.length, 0)
   pod = await runPod('warm', newPodSlice())
