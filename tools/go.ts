@@ -11,7 +11,7 @@ export function lackOfGo(folder: string): string | undefined {
   const needed = /^go ([\d.]+)$/m.exec(readFileSync(join(folder, 'go.mod'), 'utf8'))?.[1]
   if (needed === undefined) throw new Error(`${folder}/go.mod has no line "go VERSION"`)
   // In that folder: from 1.21 on, Go fetches the version that go.mod asks for, and this is the one that would build.
-  const { stdout = '', stderr, code } = execaSync('go', ['version'], { cwd: folder, reject: false })
+  const { stdout, stderr, code } = execaSync('go', ['version'], { cwd: folder, reject: false })
   const found = /^go version go([\d.]+)/.exec(stdout)?.[1]
   if (found !== undefined && isAtLeast(found, needed)) return undefined
   return `Go ${needed} or newer, found ${found ?? (code === 'ENOENT' ? 'none' : JSON.stringify(stdout || stderr))}`
