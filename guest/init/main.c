@@ -50,13 +50,13 @@ static const char *base_name(const char *path) {
 int main(int argc, char **argv) {
   if (argc > 1 && strcmp(base_name(argv[0]), "modprobe") == 0) return modprobe_main(argv[argc - 1]);
   if (argc > 1 && strcmp(argv[1], "pause") == 0) return pause_main();
+  if (getpid() != 1) {
+    say("this is PID 1 of a guest; as another process it knows only: init pause");
+    return 2;
+  }
   if (argc > 2 && strcmp(argv[1], "supervise") == 0) {
     struct options options = {0};
     supervise(argv + 2, &options);
-  }
-  if (getpid() != 1) {
-    say("this is PID 1 of a guest; as another process it knows only: init pause | init supervise COMMAND …");
-    return 2;
   }
   mark("init");
   if (strcmp(argv[0], "/init") == 0) run_initramfs();

@@ -148,7 +148,7 @@ static _Noreturn void agent_ended(const siginfo_t *info) {
   power_off();
 }
 
-/* SIGCHLD wakes; SIGTERM and SIGINT (ctrl-alt-del) are a wish to power off. All stay blocked and are read here. */
+/* SIGCHLD wakes; SIGTERM and SIGINT are a wish to power off. All stay blocked and are read here. */
 static int open_signals(void) {
   sigset_t set;
   sigemptyset(&set);

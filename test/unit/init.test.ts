@@ -61,6 +61,13 @@ await t.test('outside of a guest it says what it is', async (t) => {
   t.match(stderr, /this is PID 1 of a guest/)
 })
 
+await t.test('supervise, when not PID 1, powers nothing off', async (t) => {
+  // In a namespace, so that a power-off would end its PID 1, the shell, and not this machine.
+  const { output } = await inNamespace(['sh', '-c', `${INIT} supervise /bin/true; echo "status $?, survived"`])
+  t.match(output, /this is PID 1 of a guest/)
+  t.match(output, 'status 2, survived')
+})
+
 await t.test('pause: first process of a PID namespace, whose pid it prints; it reaps, and nothing inside ends it', async (t) => {
   const { stdout } = await execa(INIT, ['pause'])
   const pid = Number(stdout)
