@@ -34,7 +34,7 @@ const MS = {
 } as const
 
 /** Words that set flags. */
-const setters: Readonly<Record<string, number>> = {
+const setters: ReadonlyMap<string, number> = new Map(Object.entries({
   ro: MS.RDONLY,
   nosuid: MS.NOSUID,
   nodev: MS.NODEV,
@@ -50,10 +50,10 @@ const setters: Readonly<Record<string, number>> = {
   remount: MS.REMOUNT,
   bind: MS.BIND,
   rbind: MS.BIND | MS.REC,
-}
+}))
 
 /** Words that clear what an earlier word set; the last one wins, as in mount(8). */
-const clearers: Readonly<Record<string, number>> = {
+const clearers: ReadonlyMap<string, number> = new Map(Object.entries({
   defaults: 0,
   rw: MS.RDONLY,
   suid: MS.NOSUID,
@@ -66,10 +66,10 @@ const clearers: Readonly<Record<string, number>> = {
   norelatime: MS.RELATIME,
   nostrictatime: MS.STRICTATIME,
   nolazytime: MS.LAZYTIME,
-}
+}))
 
 /** A change of propagation must be a call of its own, mount_namespaces(7). */
-const propagations: Readonly<Record<string, number>> = {
+const propagations: ReadonlyMap<string, number> = new Map(Object.entries({
   private: MS.PRIVATE,
   rprivate: MS.PRIVATE | MS.REC,
   shared: MS.SHARED,
@@ -78,7 +78,7 @@ const propagations: Readonly<Record<string, number>> = {
   rslave: MS.SLAVE | MS.REC,
   unbindable: MS.UNBINDABLE,
   runbindable: MS.UNBINDABLE | MS.REC,
-}
+}))
 
 /**
  * The calls, in order. A bind ignores every other flag, so those follow as a remount of the same bind; propagation
@@ -91,11 +91,12 @@ export function planMount({ source, target, type, options }: MountRequest): read
   const data: string[] = []
   const changes: number[] = []
   for (const word of options) {
-    const change = propagations[word]
-    const clear = clearers[word]
+    const change = propagations.get(word)
+    const clear = clearers.get(word)
+    const set = setters.get(word)
     if (change !== undefined) changes.push(change)
     else if (clear !== undefined) flags &= ~clear
-    else if (setters[word] !== undefined) flags |= setters[word]
+    else if (set !== undefined) flags |= set
     else if (word !== '') data.push(word)
   }
   const attributes = flags & ~(MS.BIND | MS.REC | MS.REMOUNT)

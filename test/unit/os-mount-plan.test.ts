@@ -6,6 +6,7 @@ const flags = (type: string, ...options: string[]) => plan(type, ...options).map
 
 // Numbers from mount(2): ro 1, nosuid 2, nodev 4, noexec 8, remount 32, bind 4096, rec 16384, slave 1<<19, private 1<<18.
 t.same(plan('tmpfs', 'nosuid', 'size=1m', 'mode=755'), [{ source: 'src', type: 'tmpfs', flags: 2, data: 'size=1m,mode=755' }])
+t.same(plan('9p', 'constructor', '__proto__', 'toString'), [{ source: 'src', type: '9p', flags: 0, data: 'constructor,__proto__,toString' }])
 t.same(flags('tmpfs'), [0])
 t.same(flags('', 'bind'), [4096])
 t.same(flags('none', 'rbind', 'ro', 'nodev'), [4096 | 16384, 32 | 4096 | 1 | 4], 'attributes of a bind need a remount')
