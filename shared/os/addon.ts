@@ -7,7 +7,7 @@ import { resolve } from 'node:path'
 import { OsError } from './error.ts'
 
 /** ADDON_VERSION of native/addon.h. */
-export const ADDON_VERSION = 3
+export const ADDON_VERSION = 4
 
 export const ADDON_ENV = 'KUASAR_OS_ADDON'
 
@@ -44,7 +44,7 @@ export interface Addon {
   bootTime(): bigint
   powerOff(): void
   localhostListen(netnsPath: string): readonly [listener: number, attachment: number]
-  spawn(file: string, argv: readonly string[], env: readonly string[], stdin: number, stdout: number, stderr: number): number
+  spawn(file: string, argv: readonly string[], env: readonly string[], stdin: number, stdout: number, stderr: number): readonly [pid: number, pidfd: number]
   waitChild(pid: number): number | undefined
 }
 

@@ -47,7 +47,11 @@ export interface Pipe {
 
 export interface Descriptors {
   pipe(): Pipe
-  /** Wraps a pipe end, a pty master or a socket as an ordinary stream that owns `fd`. EIO of a closed pty reads as end. */
+  /**
+   * Wraps a pipe end, a pty master or a socket as an ordinary stream that owns `fd`. EIO of a closed pty reads as end,
+   * and what is written after it is dropped.
+   * Errors: EPERM for what cannot be polled, a regular file or /dev/null; `fd` is then still the caller's.
+   */
   stream(fd: number, mode: 'read' | 'write' | 'duplex'): Socket
   /** Closes a descriptor that no stream owns. */
   close(fd: number): void

@@ -24,7 +24,11 @@ export function createNativeOs(addon: () => Addon = loadAddon): Os {
         const [readFd, writeFd] = attempt('create a pipe', () => addon().pipe())
         return { readFd, writeFd }
       },
-      stream: descriptorStream,
+      stream(fd, mode) {
+        // libuv's pipe handle takes any descriptor and aborts the process when epoll does not; its poll handle asks first.
+        watchReadable(addon(), fd, () => {})[Symbol.dispose]()
+        return descriptorStream(fd, mode)
+      },
       close: (fd) => closeSync(fd),
     },
     terminals: {
@@ -38,7 +42,7 @@ export function createNativeOs(addon: () => Addon = loadAddon): Os {
       unmount: (target, lazy = false) => attempt(`unmount ${target}`, () => addon().unmount(target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0))),
     },
     processes: {
-      spawn: (program) => spawnProgram(addon(), program, (pid, onExit) => watchExit(addon(), pid, onExit)),
+      spawn: (program) => spawnProgram(addon(), program, (pidfd, onExit) => watchPidfd(addon(), pidfd, onExit)),
       watch: (pid, onExit) => watchExit(addon(), pid, onExit),
       sethostname: (name) => attempt(`set the host name to "${name}"`, () => addon().setHostname(name)),
       setRealtime: (unixNanos) => attempt(`set the clock to ${unixNanos} ns`, () => addon().setRealtime(unixNanos)),
@@ -64,19 +68,28 @@ function mount(addon: Addon, request: MountRequest): void {
   })
 }
 
-/** A pidfd reads as ready once its process is a zombie or gone, pidfd_open(2). */
 function watchExit(addon: Addon, pid: number, onExit: () => void): Disposable {
-  const fd = attempt(`watch process ${pid}`, () => addon.pidfdOpen(pid))
+  return watchPidfd(addon, attempt(`watch process ${pid}`, () => addon.pidfdOpen(pid)), onExit)
+}
+
+/** Owns `fd`, a pidfd: it reads as ready once its process is a zombie or gone, pidfd_open(2). */
+function watchPidfd(addon: Addon, fd: number, onExit: () => void): Disposable {
   const stop = () => {
     if (!active) return
     active = false
-    watch[Symbol.dispose]()
+    watch?.[Symbol.dispose]()
     closeSync(fd)
   }
   let active = true
-  const watch = watchReadable(addon, fd, () => {
+  let watch: Disposable | undefined
+  try {
+    watch = watchReadable(addon, fd, () => {
+      stop()
+      onExit()
+    })
+  } catch (error) {
     stop()
-    onExit()
-  })
+    throw error
+  }
   return { [Symbol.dispose]: stop }
 }

@@ -4,15 +4,15 @@ import type { Addon } from './addon.ts'
 import type { Child, ChildEnd, Program } from './contract.ts'
 import { attempt, OsError } from './error.ts'
 
-/** `watchExit` calls back once when the process has ended. */
-export function spawnProgram(addon: Addon, program: Program, watchExit: (pid: number, onExit: () => void) => Disposable): Child {
+/** `watchPidfd` calls back once when the process has ended. */
+export function spawnProgram(addon: Addon, program: Program, watchPidfd: (pidfd: number, onExit: () => void) => Disposable): Child {
   const { file, args, env, stdio } = program
   const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`)
   const fds = [stdio?.stdin ?? -1, stdio?.stdout ?? -1, stdio?.stderr ?? -1] as const
-  const pid = attempt(`start ${file}`, () => addon.spawn(file, [file, ...args], variables, ...fds))
+  const [pid, pidfd] = attempt(`start ${file}`, () => addon.spawn(file, [file, ...args], variables, ...fds))
   const { promise: ended, resolve } = Promise.withResolvers<ChildEnd>()
   let running = true
-  watchExit(pid, () => {
+  watchPidfd(pidfd, () => {
     running = false
     resolve(endOf(addon.waitChild(pid), file))
   })

@@ -2,9 +2,12 @@
 import { execa } from 'execa'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { closeSync, existsSync, fstatSync, mkdtempSync, openSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { buffer } from 'node:stream/consumers'
 import t from 'tap'
+import { addon } from '#shared/os/addon.ts'
 import { createNativeOs } from '#shared/os/native.ts'
 import { osContract } from './os-contract.ts'
 
@@ -15,6 +18,9 @@ function missingForNetns(): string | false {
   return existsSync('/sbin/ip') ? false : 'lacks: iproute2'
 }
 
+/** Plays the OCI runtime. */
+const sendTerminal = async (path: string, output: string) => void (await execa('build/os/send-terminal', [path, output]))
+
 await execa('make', ['os-addon', 'os-test-tools'])
 
 await t.test('the kernel keeps the contract', async (t) => {
@@ -22,9 +28,7 @@ await t.test('the kernel keeps the contract', async (t) => {
     os: createNativeOs(),
     mayMount: false,
     mountTarget: '',
-    async sendTerminal(path, output) {
-      await execa('build/os/send-terminal', [path, output])
-    },
+    sendTerminal,
     async startProcess() {
       const child = spawn('sleep', ['600'], { stdio: 'ignore' })
       await once(child, 'spawn')
@@ -32,6 +36,55 @@ await t.test('the kernel keeps the contract', async (t) => {
       return { pid: child.pid, end: () => child.kill('SIGKILL') }
     },
   })
+})
+
+await t.test('what cannot be polled is no stream, and stays the caller’s', async (t) => {
+  for (const [path, flags, mode] of [['/etc/hostname', 'r', 'read'], ['/dev/null', 'r+', 'duplex']] as const) {
+    const fd = openSync(path, flags)
+    t.throws(() => createNativeOs().descriptors.stream(fd, mode), { name: 'OsError', code: 'EPERM' }, path)
+    closeSync(fd)
+  }
+})
+
+await t.test('input for a terminal that has hung up takes none of its output along', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'kuasar-hang-up-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  const { descriptors, terminals } = createNativeOs()
+  const path = join(directory, 'console.sock')
+  await using listener = await terminals.listenConsole(path)
+  const [master] = await Promise.all([listener.receive(), sendTerminal(path, 'last words')])
+  const stream = descriptors.stream(master, 'duplex')
+  // Told once of the words, and once more of the end behind them.
+  let told = 0
+  await new Promise<void>((resolve) => stream.on('readable', () => ++told === 2 && resolve()))
+  t.equal(stream.readableLength, 'last words'.length)
+  stream.write('one')
+  stream.cork()
+  for (const input of ['two', 'three']) stream.write(input)
+  stream.uncork()
+  const closed = once(stream, 'close')
+  t.equal(String(await buffer(stream)), 'last words')
+  await closed
+})
+
+await t.test('a child that cannot be watched does not run on', async (t) => {
+  const { all, exitCode } = await execa('sh', ['-c', 'ulimit -n 100 && exec "$0" "$1"', process.execPath, support('os-spawn-full.ts')], { all: true, reject: false })
+  t.equal(exitCode, 0, 'its own assertions held')
+  if (exitCode !== 0) t.comment(all)
+})
+
+await t.test('a watch that does not start leaves no descriptor', async (t) => {
+  let opened = -1
+  const { processes } = createNativeOs(() => ({
+    ...addon(),
+    pidfdOpen: (pid) => (opened = addon().pidfdOpen(pid)),
+    pollStart() {
+      throw new Error('no memory')
+    },
+  }))
+  t.throws(() => processes.watch(process.pid, () => {}), { message: 'no memory' })
+  t.ok(opened >= 0)
+  t.throws(() => fstatSync(opened), { code: 'EBADF' })
 })
 
 await t.test('a child has no signal ignored or blocked', async (t) => {

@@ -81,6 +81,13 @@ napi_value make_int(napi_env env, int64_t value) {
   return result;
 }
 
+napi_value make_array(napi_env env, const int64_t *values, uint32_t count) {
+  napi_value array = NULL;
+  if (napi_create_array_with_length(env, count, &array) != napi_ok) return NULL;
+  for (uint32_t i = 0; i < count; i++) napi_set_element(env, array, i, make_int(env, values[i]));
+  return array;
+}
+
 napi_value throw_errno(napi_env env, const char *syscall) {
   int number = errno;
   char text[160];

@@ -12,7 +12,7 @@
 #include <node_api.h>
 
 /* Raised whenever a function is added or changes; native.ts refuses any other number. */
-#define ADDON_VERSION 3
+#define ADDON_VERSION 4
 
 /* Longest string argument in bytes, NUL included. A path fits (PATH_MAX), and so does the kernel's page of mount data. */
 #define STRING_BYTES_MAX 4096
@@ -26,6 +26,8 @@ bool read_uint(napi_env env, napi_value value, uint32_t *out);
 bool read_string(napi_env env, napi_value value, String out);
 
 napi_value make_int(napi_env env, int64_t value);
+/* [first, second, …] as a JS array of numbers. */
+napi_value make_array(napi_env env, const int64_t *values, uint32_t count);
 
 /* Throws `errno` as an Error about `syscall` and returns NULL, for `return throw_errno(…)`. */
 napi_value throw_errno(napi_env env, const char *syscall);

@@ -10,7 +10,9 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 /* Longest list of arguments or variables. */
 #define WORDS_MAX 256
@@ -67,7 +69,18 @@ static int start(pid_t *pid, const char *file, char **argv, char **envp, const i
   return error;
 }
 
-/* (file, [argument 0, …], ["NAME=value", …], stdin, stdout, stderr) → pid. */
+/* A pidfd of a child. Without one nobody would hear of the child's end, so that comes at once. */
+static int watch_or_end(pid_t pid) {
+  int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+  if (fd >= 0) return fd;
+  int error = errno;
+  kill(pid, SIGKILL);
+  waitpid(pid, NULL, 0);
+  errno = error;
+  return -1;
+}
+
+/* (file, [argument 0, …], ["NAME=value", …], stdin, stdout, stderr) → [pid, pidfd]. */
 napi_value spawn_program(napi_env env, napi_callback_info info) {
   napi_value args[6];
   String file;
@@ -85,9 +98,10 @@ napi_value spawn_program(napi_env env, napi_callback_info info) {
   int error = start(&pid, file, argv, envp, fds);
   free_words(argv);
   free_words(envp);
-  if (error == 0) return make_int(env, pid);
   errno = error;
-  return throw_errno(env, "posix_spawn");
+  if (error != 0) return throw_errno(env, "posix_spawn");
+  int pidfd = watch_or_end(pid);
+  return pidfd < 0 ? throw_errno(env, "pidfd_open") : make_array(env, (int64_t[]){pid, pidfd}, 2);
 }
 
 /* (pid of a child) → its wait status, waitpid(2), once; undefined while it lives. */

@@ -57,14 +57,6 @@ napi_value vsock_listen(napi_env env, napi_callback_info info) {
   return make_int(env, fd);
 }
 
-/* [first, second, …] as a JS array of numbers. */
-static napi_value make_array(napi_env env, const int64_t *values, uint32_t count) {
-  napi_value array = NULL;
-  if (napi_create_array_with_length(env, count, &array) != napi_ok) return NULL;
-  for (uint32_t i = 0; i < count; i++) napi_set_element(env, array, i, make_int(env, values[i]));
-  return array;
-}
-
 /* (listening fd) → [fd, peer cid, peer port]. EAGAIN when no connection waits. */
 napi_value vsock_accept(napi_env env, napi_callback_info info) {
   napi_value args[1];
