@@ -6,6 +6,9 @@
  */
 import type { Socket } from 'node:net'
 
+/** The address of a listener: every CID that its machine has. Source: vsock(7), VMADDR_CID_ANY. */
+export const CID_ANY = 0xffffffff
+
 /** The host's address on every vsock. Source: vsock(7), VMADDR_CID_HOST. */
 export const CID_HOST = 2
 
@@ -18,20 +21,24 @@ export interface VsockAddress {
 }
 
 export interface VsockConnectOptions {
-  /** Limit on the connect, in milliseconds (SO_VM_SOCKETS_CONNECT_TIMEOUT). Default 2000, the kernel's own. */
+  /** Limit on the connect, in milliseconds, rounded up (SO_VM_SOCKETS_CONNECT_TIMEOUT). Default 2000, the kernel's own. */
   readonly timeoutMs?: number
   readonly signal?: AbortSignal
 }
 
 export interface VsockListener extends AsyncDisposable {
+  /** CID_ANY and the port. */
   readonly address: VsockAddress
   /** Stops accepting. Open connections live on. */
   close(): Promise<void>
 }
 
-/** Its sockets know no half-close: end() closes both directions once everything is written. */
+/**
+ * Its sockets know no half-close: end() closes both directions once everything is written. Without a vsock device the
+ * error is ENODEV, or EAFNOSUPPORT on a kernel that has no vsock at all.
+ */
 export interface Vsock {
-  /** Errors: ECONNRESET nobody listens, ETIMEDOUT, ENODEV no vsock device. */
+  /** Errors: ECONNRESET nobody listens, ETIMEDOUT. */
   connect(address: VsockAddress, options?: VsockConnectOptions): Promise<Socket>
   /** Accepts on `port` from any peer. Errors: EADDRINUSE. */
   listen(port: number, onConnection: (socket: Socket, peer: VsockAddress) => void): Promise<VsockListener>

@@ -4,7 +4,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net'
 import { once } from 'node:events'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Vsock, VsockAddress, VsockConnectOptions, VsockListener } from './contract.ts'
+import { CID_ANY, type Vsock, type VsockAddress, type VsockConnectOptions, type VsockListener } from './contract.ts'
 import { OsError } from './error.ts'
 
 type OnConnection = (socket: Socket, peer: VsockAddress) => void
@@ -67,7 +67,7 @@ export class FakeVsockNetwork implements AsyncDisposable {
       // Not awaited: a server is closed only when its connections are, and those outlive the listener here.
       server.close()
     }
-    return { address, close, [Symbol.asyncDispose]: close }
+    return { address: { cid: CID_ANY, port: address.port }, close, [Symbol.asyncDispose]: close }
   }
 
   #track(socket: Socket): Socket {

@@ -33,7 +33,7 @@ async function connect(addon: Addon, peer: VsockAddress, options: VsockConnectOp
   const { timeoutMs = VSOCK_CONNECT_TIMEOUT_MS, signal } = options
   signal?.throwIfAborted()
   const about = `connect to vsock ${peer.cid}:${peer.port}`
-  const fd = attempt(about, () => addon.vsockConnect(peer.cid, peer.port, timeoutMs))
+  const fd = attempt(about, () => addon.vsockConnect(peer.cid, peer.port, Math.ceil(timeoutMs)))
   try {
     await ready(addon, fd, 'write', signal)
     attempt(about, () => addon.socketError(fd))
@@ -51,13 +51,19 @@ function listen(addon: Addon, port: number, onConnection: (socket: Socket, peer:
   let open = true
 
   const acceptOne = () => {
+    const accepted = accept()
+    if (accepted === undefined) return
+    const [connection, peerCid, peerPort] = accepted
+    const peer = { cid: peerCid, port: peerPort }
+    onConnection(new VsockSocket(connection, peer), peer)
+  }
+  const accept = () => {
     try {
-      const [connection, peerCid, peerPort] = addon.vsockAccept(fd)
-      const peer = { cid: peerCid, port: peerPort }
-      onConnection(new VsockSocket(connection, peer), peer)
+      return addon.vsockAccept(fd)
     } catch (error) {
       if (exhaustionErrors.some((code) => isErrno(error, code))) void pause()
       else if (!passingErrors.some((code) => isErrno(error, code))) throw error
+      return undefined
     }
   }
   const start = () => {

@@ -7,7 +7,7 @@ import { once } from 'node:events'
 import type { Socket } from 'node:net'
 import { buffer } from 'node:stream/consumers'
 import { startupSnapshot } from 'node:v8'
-import { CID_HOST } from '#shared/os/contract.ts'
+import { CID_ANY, CID_HOST } from '#shared/os/contract.ts'
 import { createNativeOs } from '#shared/os/native.ts'
 import {
   ECHO_PORT, GUEST_DIALS_BYTES, GUEST_PORT, HOST_DIALS_BYTES, HOST_PORT, SILENT_PORT, bulk, readBulk,
@@ -46,7 +46,7 @@ async function main(): Promise<void> {
       peers.push(peer.cid)
       accepted.resolve(socket)
     })
-    assert.equal(listener.address.port, GUEST_PORT)
+    assert.deepEqual(listener.address, { cid: CID_ANY, port: GUEST_PORT })
     await assert.rejects(os.vsock.listen(GUEST_PORT, () => {}), { code: 'EADDRINUSE' })
     const told = await os.vsock.connect({ cid: CID_HOST, port: HOST_PORT })
     told.end('listening')

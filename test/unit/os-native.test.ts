@@ -87,6 +87,14 @@ await t.test('a watch that does not start leaves no descriptor', async (t) => {
   t.throws(() => fstatSync(opened), { code: 'EBADF' })
 })
 
+await t.test('vsock errors', async (t) => {
+  await t.rejects(createNativeOs().vsock.connect({ cid: 77, port: 1 }, { timeoutMs: 1.5 }), { name: 'OsError' }, 'a limit that is no whole number')
+  const script = `import('#shared/os/native.ts').then(({ createNativeOs }) => createNativeOs().vsock.localCid())`
+  const hidden = ['--mount', '--propagation', 'private', 'sh', '-c', 'mount -t tmpfs none /dev && exec "$0" --input-type=module -e "$1"', process.execPath, script]
+  const { stderr } = await execa('unshare', hidden, { reject: false })
+  t.match(stderr, /OsError: read the local vsock CID: open: No such device \(ENODEV\)/, 'without a device')
+})
+
 await t.test('a child has no signal ignored or blocked', async (t) => {
   const args = ['-Eq', '^Sig(Blk|Ign):[[:space:]]+0*[1-9a-f]', '/proc/self/status']
   const { ended } = createNativeOs().processes.spawn({ file: '/usr/bin/grep', args, env: {}, stdio: undefined })

@@ -1,15 +1,19 @@
-/** The write limit of a vsock, on a unix socket: the class does not care what family its descriptor is of. */
+/** What a vsock's sockets and listeners do, on unix sockets: our code does not care what family a descriptor is of. */
 import { once } from 'node:events'
 import { closeSync, mkdtempSync, rmSync } from 'node:fs'
+import { connect as connectHttp2, createServer as createHttp2Server } from 'node:http2'
 import { type Socket, connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { type Duplex, duplexPair, pipeline } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
+import { connect as connectTls, createServer as createTlsServer } from 'node:tls'
 import { execa } from 'execa'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { addon } from '#shared/os/addon.ts'
-import { VSOCK_WRITE_BYTES_MAX } from '#shared/os/contract.ts'
+import { CID_ANY, VSOCK_WRITE_BYTES_MAX } from '#shared/os/contract.ts'
 import { ready } from '#shared/os/poll.ts'
+import { createVsock } from '#shared/os/vsock.ts'
 import { VsockSocket } from '#shared/os/vsock-socket.ts'
 import { pattern } from './os-contract.ts'
 
@@ -70,6 +74,88 @@ await t.test('many corked writes, of text too', async (t) => {
   t.ok(Math.max(...sizes) <= VSOCK_WRITE_BYTES_MAX)
   t.ok(sizes.length < parts.length, 'short writes travel together')
   socket.destroy()
+})
+
+/** As shared/os/README.md has it: node:tls and node:http2 write past a net.Socket they are given, to its handle. */
+function piped(socket: Socket): Duplex {
+  const [plain, far] = duplexPair()
+  pipeline(far, socket, far, () => {})
+  return plain
+}
+
+/** Every byte was written by the socket itself, and none of the writes was too long. */
+function withinLimit(t: Test, sizes: readonly number[], bytesMin: number): void {
+  t.ok(sizes.reduce((sum, size) => sum + size, 0) > bytesMin, 'all of it was seen')
+  t.ok(Math.max(...sizes) <= VSOCK_WRITE_BYTES_MAX)
+}
+
+await t.test('TLS over a Duplex that is piped to the socket', async (t) => {
+  const { socket, peer, sizes } = await connected(t)
+  const options = { ciphers: 'PSK', maxVersion: 'TLSv1.2' } as const
+  const psk = pattern(16)
+  const server = createTlsServer({ ...options, pskCallback: () => psk })
+  const received = once(server, 'secureConnection').then(([secure]) => buffer(secure))
+  server.emit('connection', peer)
+  const client = connectTls({
+    ...options,
+    socket: piped(socket),
+    checkServerIdentity: () => undefined,
+    pskCallback: () => ({ psk, identity: 'guest' }),
+  })
+  const sent = pattern(1024 * 1024)
+  client.end(sent)
+  t.ok(sent.equals(await received))
+  withinLimit(t, sizes, sent.length)
+  client.destroy()
+})
+
+await t.test('HTTP/2 over a Duplex that is piped to the socket', async (t) => {
+  const { socket, peer, sizes } = await connected(t)
+  const server = createHttp2Server()
+  const received = once(server, 'stream').then(async ([stream]) => {
+    const all = await buffer(stream)
+    stream.respond()
+    stream.end('thanks')
+    return all
+  })
+  server.emit('connection', peer)
+  const client = connectHttp2('http://guest', { createConnection: () => piped(socket) })
+  const request = client.request({ ':method': 'POST' })
+  const sent = pattern(1024 * 1024)
+  request.end(sent)
+  t.ok(sent.equals(await received))
+  t.equal(String(await buffer(request)), 'thanks')
+  withinLimit(t, sizes, sent.length)
+  client.destroy()
+  await once(socket, 'close')
+})
+
+await t.test('what a connection’s handler throws is not taken for a failed accept', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'kuasar-accept-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  const path = join(directory, 's')
+  const readable: (() => void)[] = []
+  const vsock = createVsock(() => ({
+    ...addon(),
+    vsockListen: () => addon().unixListen(path),
+    vsockAddress: () => [CID_ANY, 1],
+    vsockAccept: (fd) => [addon().unixAccept(fd), 3, 1],
+    pollStart: (fd, events, onReady) => {
+      readable.push(onReady)
+      return addon().pollStart(fd, events, () => {})
+    },
+  }))
+  const listener = await vsock.listen(1, (socket) => {
+    socket.destroy()
+    throw Object.assign(new Error('the handler’s own'), { code: 'EMFILE' })
+  })
+  const peer = connect(path)
+  await once(peer, 'connect')
+  t.throws(() => readable[0]?.(), { message: 'the handler’s own' })
+  t.equal(readable.length, 1)
+  t.doesNotThrow(() => readable[0]?.(), 'nobody waits: EAGAIN')
+  await listener.close()
+  peer.destroy()
 })
 
 await t.test('a peer that goes away mid-write fails the write', async (t) => {

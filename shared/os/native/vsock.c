@@ -80,15 +80,17 @@ napi_value vsock_address(napi_env env, napi_callback_info info) {
   return make_array(env, (int64_t[]){own.svm_cid, own.svm_port}, 2);
 }
 
-/* () → this machine's CID. ENOENT or ENODEV without a vsock device. */
+/* () → this machine's CID. ENODEV without a vsock device, be it the file or what is behind it (the CID is then "any"). */
 napi_value vsock_local_cid(napi_env env, napi_callback_info info) {
   (void)info;
   int fd = open("/dev/vsock", O_RDONLY | O_CLOEXEC);
+  if (fd < 0 && errno == ENOENT) errno = ENODEV;
   if (fd < 0) return throw_errno(env, "open");
   uint32_t cid;
   if (ioctl(fd, IOCTL_VM_SOCKETS_GET_LOCAL_CID, &cid) != 0) return fail_and_close(env, fd, "ioctl");
   close(fd);
-  return make_int(env, cid);
+  errno = ENODEV;
+  return cid == VMADDR_CID_ANY ? throw_errno(env, "ioctl") : make_int(env, cid);
 }
 
 /* (fd) → undefined, or throws the pending error of a finished connect. */
