@@ -3,7 +3,7 @@
  *
  * Guest kernels from 6.12 send a larger write as one scattered buffer, and vhost-device-vsock 0.3.0 drops those
  * silently, so the limit must hold for every write: a long chunk, and also many short ones that cork() or a slow
- * peer made into one writev.
+ * peer made into one writev. node:tls and node:http2 know a way past it: README.md.
  */
 import { Socket } from 'node:net'
 import { VSOCK_WRITE_BYTES_MAX, type VsockAddress } from './contract.ts'
