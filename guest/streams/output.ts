@@ -10,7 +10,7 @@
  * slow or away. `delivered` is the moment from which containerd may be told that the process has stopped.
  */
 import { Readable } from 'node:stream'
-import { ByteQueue } from './bytes.ts'
+import { ByteQueue } from '#shared/bytes.ts'
 import { DATA_BYTES_MAX, OutputReader } from './reader.ts'
 
 /** Every wait and every buffer of an output, in one place. */

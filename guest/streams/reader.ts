@@ -1,6 +1,6 @@
 /** One connection's hold on an output. */
+import type { ByteQueue } from '#shared/bytes.ts'
 import { asRuntimeError, RuntimeError } from '#shared/errors.ts'
-import type { ByteQueue } from './bytes.ts'
 import { SendWindow } from './window.ts'
 
 /** The largest Data message containerd takes without losing count of its window (containerd issue 14085). */

@@ -10,8 +10,8 @@
  * that were sent to a reader which stayed for `settledMs` afterwards count as consumed, if its end was heard. Where it was
  * not, nobody knows how long it stayed.
  */
+import { ByteQueue } from '#shared/bytes.ts'
 import { RuntimeError } from '#shared/errors.ts'
-import { ByteQueue } from './bytes.ts'
 
 /** containerd's window, and the size of each of its updates. */
 export const WINDOW_BYTES = 64 * 1024
