@@ -16,9 +16,11 @@ import { readExactly } from '#shared/forward/read.ts'
 import { reset } from '#shared/forward/reset.ts'
 import { splice } from '#shared/forward/splice.ts'
 import { Gate } from '#shared/gate.ts'
+import { GUEST_READ_SHARE_MAX } from '#shared/link-limits.ts'
 import type { Log } from '#shared/log.ts'
 import type { Localhost } from '#shared/os/contract.ts'
 import { isErrno, OsError } from '#shared/os/error.ts'
+import { TimeShare } from '#shared/ttrpc/time-share.ts'
 import { hangUp } from '../link/hang-up.ts'
 
 /** Connections of one pod at the same time; one more is reset. */
@@ -72,6 +74,7 @@ function lacking(error: unknown): string {
 class PodForwards {
   readonly #target: ForwardTarget
   readonly #dials = new Gate(DIALS_MAX)
+  readonly #readShare = new TimeShare(GUEST_READ_SHARE_MAX)
   readonly #open = new Set<Socket>()
   readonly #closed = new AbortController()
 
@@ -91,7 +94,7 @@ class PodForwards {
     this.#open.add(plain)
     try {
       const carrier = await this.#dials.run(() => this.#dial(port))
-      await splice(plain, carrier, 'host', hangUp)
+      await splice(plain, carrier, 'host', hangUp, this.#readShare)
     } catch (error) {
       reset(plain)
       this.#target.log.debug('a forward ended', { port, error: explain(error) })

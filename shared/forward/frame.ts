@@ -66,8 +66,9 @@ export class FrameParser {
     this.#sink = sink
   }
 
-  /** Throws INVALID_ARGUMENT for what is no frame, or may not come any more. */
-  push(chunk: Buffer): void {
+  /** Answers how many frames it began. Throws INVALID_ARGUMENT for what is no frame, or may not come any more. */
+  push(chunk: Buffer): number {
+    let frames = 0
     for (let at = 0; at < chunk.length; ) {
       if (this.#left > 0) {
         const piece = chunk.subarray(at, at + this.#left)
@@ -78,9 +79,12 @@ export class FrameParser {
         const taken = chunk.copy(this.#header, this.#headerBytes, at)
         at += taken
         this.#headerBytes += taken
-        if (this.#headerBytes === HEADER_BYTES) this.#frame()
+        if (this.#headerBytes < HEADER_BYTES) continue
+        frames++
+        this.#frame()
       }
     }
+    return frames
   }
 
   #frame(): void {

@@ -5,15 +5,24 @@
  *     └────────────┴── either connection fails, or the peer speaks nonsense ──► both reset
  *
  * Whoever reads too slowly holds the other end up, by the credit he does not give back. Each direction holds at most
- * WINDOW_BYTES and one read (64 KiB) in each half, and what the kernels' TCP sockets hold.
+ * WINDOW_BYTES and one read (64 KiB) in each half, and what the kernels' sockets hold; whatever the peer does: on either
+ * connection there is one write of each kind at a time.
  */
 import type { Socket } from 'node:net'
+import { ByteQueue } from '../bytes.ts'
 import { RuntimeError } from '../errors.ts'
+import { threadCpuMs, type TimeShare } from '../ttrpc/time-share.ts'
 import { FrameParser, header, WINDOW_BYTES } from './frame.ts'
 import { reset } from './reset.ts'
 
-/** Credit is given back in portions, in bytes. */
+/** Credit is given back in portions, in bytes; a smaller one is refused. */
 const CREDIT_BYTES_MIN = WINDOW_BYTES / 4
+
+/**
+ * Frames of one read after which everything else in the process has its turn: Node reads a busy socket up to 32 times before it
+ * looks at anything else, and a read may be 13 000 frames.
+ */
+const FRAMES_TURN_MAX = 1024
 
 /**
  * A peer that closed both directions looks like one that closed the one: only asking tells. Loopback's sockets answer
@@ -28,11 +37,11 @@ export type Side = 'host' | 'guest'
 
 /**
  * Both sockets are the splice's from here on, and `plain` is gone when it settles; the carrier is `hangUp`'s by then.
- * `plain` must allow half-open connections; either may be paused.
+ * `plain` must allow half-open connections; either may be paused. `share` is what all that comes on the carrier is taken off.
  * Errors: UNAVAILABLE when either connection broke, INVALID_ARGUMENT when the peer's frames make no sense.
  */
-export function splice(plain: Socket, carrier: Socket, side: Side, hangUp: (carrier: Socket) => void): Promise<void> {
-  return new Splice(plain, carrier, side, hangUp).closed
+export function splice(plain: Socket, carrier: Socket, side: Side, hangUp: (carrier: Socket) => void, share?: TimeShare): Promise<void> {
+  return new Splice(plain, carrier, side, hangUp, share).closed
 }
 
 class Splice {
@@ -41,14 +50,21 @@ class Splice {
   readonly #carrier: Socket
   readonly #side: Side
   readonly #hangUp: (carrier: Socket) => void
+  readonly #share: TimeShare | undefined
   readonly #settle: PromiseWithResolvers<void>
   /** What may be sent, and what may come. */
   #credit = WINDOW_BYTES
   #allowed = WINDOW_BYTES
-  /** Read and not yet sent, for want of credit. */
+  /** Read and not yet sent, for want of credit or of a peer that reads. */
   #held: Buffer | undefined
+  /** Received, and not yet written. */
+  readonly #received = new ByteQueue()
   /** Taken and not yet given back. */
   #taken = 0
+  /** Under way to the kernel: a frame of data, what was received, a credit. */
+  #sending = false
+  #delivering = false
+  #giving = false
   /** Of the plain connection: its end was read, and its end was sent; all for it was received, and handed to the kernel. */
   #read = false
   #sent = false
@@ -57,11 +73,12 @@ class Splice {
   #over = false
   #linger: NodeJS.Timeout | undefined
 
-  constructor(plain: Socket, carrier: Socket, side: Side, hangUp: (carrier: Socket) => void) {
+  constructor(plain: Socket, carrier: Socket, side: Side, hangUp: (carrier: Socket) => void, share?: TimeShare) {
     this.#plain = plain
     this.#carrier = carrier
     this.#side = side
     this.#hangUp = hangUp
+    this.#share = share
     this.#settle = Promise.withResolvers<void>()
     this.closed = this.#settle.promise
     this.#watchPlain()
@@ -97,13 +114,14 @@ class Splice {
     const parser = new FrameParser({
       data: (bytes) => this.#receive(bytes),
       credit: (bytes) => {
+        if (bytes < CREDIT_BYTES_MIN) throw new RuntimeError('INVALID_ARGUMENT', `a credit of ${bytes} bytes: expected ${CREDIT_BYTES_MIN} at least`)
         this.#credit += bytes
         if (this.#credit > WINDOW_BYTES) throw new RuntimeError('INVALID_ARGUMENT', `a credit of ${bytes} bytes is more than was sent`)
         this.#send()
       },
       end: () => {
         this.#ended = true
-        this.#plain.end()
+        this.#deliver()
       },
       done: () => {
         if (this.#side === 'guest' || !this.#sent || !this.#ended) throw new RuntimeError('INVALID_ARGUMENT', 'a forward was done before both of its ends')
@@ -112,26 +130,48 @@ class Splice {
     })
     carrier.on('data', (chunk: Buffer) => {
       if (this.#over) return
+      const cpuMs = this.#share === undefined ? 0 : threadCpuMs()
+      let frames = 0
       try {
-        parser.push(chunk)
+        frames = parser.push(chunk)
       } catch (error) {
         this.#fail('the peer broke the protocol', error)
       }
+      const restMs = this.#share?.spend(threadCpuMs() - cpuMs, performance.now()) ?? 0
+      if (restMs > 0 || frames > FRAMES_TURN_MAX) this.#rest(restMs)
     })
     carrier.on('error', (error) => this.#carrierEnded(error))
     for (const event of ['end', 'close']) carrier.on(event, () => this.#carrierEnded())
     carrier.resume()
   }
 
-  /** As much of what was read as there is credit for; then its end, if that was read too. */
+  /** The peer has had its turn, or more than its share of the process's time. */
+  #rest(ms: number): void {
+    if (this.#over) return
+    this.#carrier.pause()
+    const resume = () => {
+      if (!this.#over) this.#carrier.resume()
+    }
+    if (ms > 0) setTimeout(resume, Math.ceil(ms)).unref()
+    else setImmediate(resume)
+  }
+
+  /**
+   * As much of what was read as there is credit for; then its end, if that was read too. One frame at a time: a peer that gives
+   * credit for what it leaves unread holds the sender up, as one that gives none.
+   */
   #send(): void {
-    if (this.#held !== undefined && this.#credit > 0) {
+    if (this.#held !== undefined && this.#credit > 0 && !this.#sending) {
       const piece = this.#held.subarray(0, this.#credit)
       this.#held = piece.length < this.#held.length ? this.#held.subarray(piece.length) : undefined
       this.#credit -= piece.length
+      this.#sending = true
       this.#carrier.cork()
       this.#carrier.write(header('data', piece.length))
-      this.#carrier.write(piece)
+      this.#carrier.write(piece, () => {
+        this.#sending = false
+        if (!this.#over) this.#send()
+      })
       this.#carrier.uncork()
     }
     if (this.#held !== undefined) this.#plain.pause()
@@ -146,12 +186,37 @@ class Splice {
   #receive(bytes: Buffer): void {
     this.#allowed -= bytes.length
     if (this.#allowed < 0) throw new RuntimeError('INVALID_ARGUMENT', `a forward sent more than the ${WINDOW_BYTES} bytes it may`)
+    this.#received.append(bytes)
+    this.#deliver()
+  }
+
+  /** One write at a time, whatever the frames were: what waits is bytes, and not a write for each. Then the end, if that came too. */
+  #deliver(): void {
+    if (this.#delivering || this.#plain.destroyed) return
+    const bytes = this.#received.take(WINDOW_BYTES)
+    if (bytes.length === 0) {
+      if (this.#ended) this.#plain.end()
+      return
+    }
+    this.#delivering = true
     this.#plain.write(bytes, () => {
+      this.#delivering = false
       this.#taken += bytes.length
-      if (this.#taken < CREDIT_BYTES_MIN || this.#over) return
-      this.#carrier.write(header('credit', this.#taken))
-      this.#allowed += this.#taken
-      this.#taken = 0
+      this.#giveBack()
+      this.#deliver()
+    })
+  }
+
+  /** One credit at a time: a peer that does not read gets no more. */
+  #giveBack(): void {
+    if (this.#giving || this.#taken < CREDIT_BYTES_MIN || this.#over) return
+    const bytes = this.#taken
+    this.#taken = 0
+    this.#allowed += bytes
+    this.#giving = true
+    this.#carrier.write(header('credit', bytes), () => {
+      this.#giving = false
+      this.#giveBack()
     })
   }
 

@@ -17,6 +17,8 @@ export interface ForwardWorld {
   dial(port: number): Promise<Socket>
   /** Connections to the guest that are open. */
   readonly carriers: ReadonlySet<Socket>
+  /** The sandboxer's ends of them, in the order they were dialled, closed ones too. */
+  readonly ends: readonly Socket[]
   close(): void
 }
 
@@ -35,10 +37,12 @@ export async function forwardWorld(t: Test, guest?: (carrier: Socket) => void): 
   agent.listen(path)
   await once(agent, 'listening')
   const os = createFakeOs()
+  const ends: Socket[] = []
   const dial = async (_: number, signal: AbortSignal) => {
     const carrier = connect({ path })
     carrier.on('error', () => {})
     await once(carrier, 'connect', { signal })
+    ends.push(carrier)
     return carrier.pause()
   }
   const opened = await createForwards(os.localhost).open({ netnsPath, dial, log: silentLog })
@@ -50,7 +54,7 @@ export async function forwardWorld(t: Test, guest?: (carrier: Socket) => void): 
     await os[Symbol.asyncDispose]()
     await rm(dir, { recursive: true })
   })
-  return { dial: (port) => os.localhost.connect(netnsPath, port), carriers, close }
+  return { dial: (port) => os.localhost.connect(netnsPath, port), carriers, ends, close }
 }
 
 /** A server of the pod's. Answers its port; its connections may be half-open. */
