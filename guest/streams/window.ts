@@ -1,10 +1,11 @@
 /**
  * What has been sent to one reader, and what of it the reader certainly has.
  *
- * containerd tops its window up with another 64 KiB whenever, after consuming what it received, less than 64 KiB are
- * left of it. So an update proves that all but the last 64 KiB of the credit granted *before* it were consumed
- * (containerd-contract, section 0). The rest, 128 KiB at most, is kept here and sent again to the next reader: a
- * containerd that is killed may get the same bytes twice, never not at all.
+ * containerd tops its window up with another 64 KiB whenever, after reading what it received, less than 64 KiB are
+ * left of it. So an update proves that all but the last 64 KiB of the credit granted *before* it were read
+ * (containerd-contract, section 0). Read is not written: the update leaves before the log has those bytes, so of what was
+ * read the last IN_HAND_BYTES_MAX are not counted either. The rest, 192 KiB at most, is kept here and sent again to the next
+ * reader: a containerd that is killed may get the same bytes twice, never not at all.
  *
  * A quiet container never earns a second update. To keep its last lines from being repeated at every restart, bytes
  * that were sent to a reader which stayed for `settledMs` afterwards count as consumed, if its end was heard. Where it was
@@ -18,6 +19,12 @@ export const WINDOW_BYTES = 64 * 1024
 
 /** More credit than any containerd grants; a peer that grants more is not one. */
 export const CREDIT_BYTES_MAX = 1024 * 1024
+
+/**
+ * What containerd has read and may not have written: one Data message in io.Copy's hand (32 KiB), 4 KiB in the buffer of its
+ * log, and an unfinished line (16 KiB, unless max_container_log_line_size was set higher).
+ */
+const IN_HAND_BYTES_MAX = 64 * 1024
 
 /** Coarseness of the dates kept for settling, and how many are kept: what is older than all of them has the oldest. */
 const MARK_MS = 1000
@@ -53,7 +60,7 @@ export class SendWindow {
         `window update of ${bytes} bytes on top of ${this.credit}: expected a positive number, ${CREDIT_BYTES_MAX} in all at most`,
       )
     }
-    const consumed = Math.min(this.#granted - WINDOW_BYTES + 1, this.#sent)
+    const consumed = Math.min(this.#granted - WINDOW_BYTES - IN_HAND_BYTES_MAX + 1, this.#sent)
     this.#forget(consumed)
     this.#granted += bytes
   }

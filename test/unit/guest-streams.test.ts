@@ -69,12 +69,32 @@ t.test('what a reader certainly has, by its window updates', async (t) => {
   window.send(Buffer.alloc(100), 0)
   t.equal(window.unconfirmed, 100, 'the first update says nothing')
   window.grant(WINDOW_BYTES)
-  t.equal(window.unconfirmed, 99, 'the second proves one byte')
+  t.equal(window.unconfirmed, 100, 'the second proves one byte read, which may not be written')
   t.equal(window.credit, 2 * WINDOW_BYTES - 100)
   window.send(Buffer.alloc(2 * WINDOW_BYTES - 100), 1)
   t.equal(window.credit, 0)
   window.grant(WINDOW_BYTES)
-  t.equal(window.unconfirmed, 2 * WINDOW_BYTES - (WINDOW_BYTES + 1), 'after U updates more than 65536·(U−2) were consumed')
+  t.equal(window.unconfirmed, 2 * WINDOW_BYTES - 1, 'after U updates more than 65536·(U−2) were read, and of those all but the last 65536 written')
+  for (let update = 3; update < 10; update++) {
+    window.send(Buffer.alloc(WINDOW_BYTES), update)
+    t.equal(window.unconfirmed, 3 * WINDOW_BYTES - 1, 'never more than this is kept')
+    window.grant(WINDOW_BYTES)
+  }
+})
+
+t.test('what a reader has in its hand when its update leaves is kept', async (t) => {
+  const KiB = 1024
+  const window = new SendWindow(30_000)
+  window.grant(WINDOW_BYTES)
+  window.send(Buffer.alloc(20 * KiB), 0)
+  // 44 KiB are left of its window.
+  window.grant(WINDOW_BYTES)
+  window.send(Buffer.alloc(32 * KiB), 0)
+  window.send(Buffer.alloc(32 * KiB), 0)
+  // It reads the last of them: again 44 KiB are left, and the update leaves while those 32 KiB are in io.Copy's hand.
+  window.grant(WINDOW_BYTES)
+  const log = 20 * KiB
+  t.ok(window.unconfirmed >= 32 * KiB + log, `${window.unconfirmed} bytes are kept: what io.Copy and the log may have`)
 })
 
 t.test('a peer that grants nonsense is refused', async (t) => {
