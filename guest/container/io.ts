@@ -43,6 +43,8 @@ export class ProcessIo {
   readonly #policy: IoPolicy
   readonly #outputs: Output[] = []
   readonly #bindings: Disposable[] = []
+  /** A terminal's streams wait until there is one, which may be never. */
+  readonly #letGo: () => void
   #input: Input | undefined
   #childFds: ProcessFds | undefined
   #console: { readonly path: string; readonly listener: ConsoleListener } | undefined
@@ -53,6 +55,7 @@ export class ProcessIo {
     this.#plan = plan
     this.#context = context
     this.#policy = policy
+    this.#letGo = plan.terminal ? waiting(plan, context.streams, policy) : () => {}
   }
 
   /** Opens pipes, or a console socket for a terminal. Errors leave nothing open. */
@@ -70,14 +73,7 @@ export class ProcessIo {
 
   /** The streams that wait for a process now; what is returned brings them to their ends, should it not be made after all. */
   static waiting(stdio: Stdio, { streams }: IoContext, policy: IoPolicy): () => void {
-    const { stdin, stdout, stderr } = streamIds(stdio)
-    const waiters = (id: string | undefined) => (id === undefined ? () => {} : streams.waiters(id))
-    const giveInput = waiters(stdin)
-    const giveOutputs = [stdout, stderr].map(waiters)
-    return () => {
-      giveInput({ kind: 'input', input: Input.none(policy.input) })
-      for (const give of giveOutputs) give({ kind: 'output', output: Output.none(policy.output) })
-    }
+    return waiting(streamIds(stdio), streams, policy)
   }
 
   /** For the OCI runtime; undefined with a terminal. */
@@ -134,6 +130,7 @@ export class ProcessIo {
   async discard(): Promise<void> {
     this.#closeChildFds()
     for (const binding of this.#bindings.splice(0)) binding[Symbol.dispose]()
+    this.#letGo()
     for (const output of this.#outputs) output.discard()
     this.#input?.discard()
     this.#terminal?.stream.destroy()
@@ -199,5 +196,16 @@ export class ProcessIo {
     this.#childFds = undefined
     if (fds === undefined) return
     for (const fd of [fds.stdin, fds.stdout, fds.stderr]) if (fd >= 0) closeSync(fd)
+  }
+}
+
+/** The streams that wait under these ids now; what is returned brings them to their ends, if they still do. */
+function waiting({ stdin, stdout, stderr }: Omit<StdioPlan, 'terminal'>, streams: StreamRegistry, policy: IoPolicy): () => void {
+  const waiters = (id: string | undefined) => (id === undefined ? () => {} : streams.waiters(id))
+  const giveInput = waiters(stdin)
+  const giveOutputs = [stdout, stderr].map(waiters)
+  return () => {
+    giveInput({ kind: 'input', input: Input.none(policy.input) })
+    for (const give of giveOutputs) give({ kind: 'output', output: Output.none(policy.output) })
   }
 }

@@ -17,7 +17,7 @@ import type { StreamConnection } from './stream-connection.ts'
 import type { Input, InputWriter } from '../streams/input.ts'
 import type { Output } from '../streams/output.ts'
 import type { OutputReader } from '../streams/reader.ts'
-import { STREAM_ID_LENGTH_MAX, type StreamRegistry } from '../streams/registry.ts'
+import { type Endpoint, STREAM_ID_LENGTH_MAX, type StreamRegistry } from '../streams/registry.ts'
 
 type Messages = AsyncIterator<{ readonly type_url: string; readonly value: Buffer } , undefined>
 type Answer = { type_url: string; value: Buffer }
@@ -31,13 +31,31 @@ export function createStreamingService(streams: StreamRegistry, rpc: GuestRpc, c
     async *Stream(requests, context) {
       connection.take()
       const messages: Messages = requests[Symbol.asyncIterator]()
-      const id = await streamId(messages, any)
-      yield any.pack('google.protobuf.Empty', {})
-      const endpoint = await streams.find(id, context.signal)
+      let endpoint: Endpoint
+      try {
+        const id = await streamId(messages, any)
+        yield any.pack('google.protobuf.Empty', {})
+        endpoint = await streams.find(id, streams.has(id) ? context.signal : wanted(id, context, connection))
+      } catch (error) {
+        connection.endWhenClosed(context.signal)
+        connection.endAfter(LINGER_MS_MAX)
+        throw error
+      }
       if (endpoint.kind === 'output') yield* serveOutput(endpoint.output, messages, any, context, connection)
       else yield* serveInput(endpoint.input, messages, any, context, connection)
     },
   }
+}
+
+/**
+ * Aborted when a stream that waits is not wanted any more. Of a container that is removed before its start the agent hears nothing but
+ * that its output's reader has closed its side (containerd up to 2.2). An input may be complete as early as that.
+ */
+function wanted(id: string, { signal }: CallContext, connection: StreamConnection): AbortSignal {
+  if (id.endsWith('-stdin')) return signal
+  const given = new AbortController()
+  connection.whenPeerClosed(() => given.abort(new RuntimeError('CANCELLED', `the reader of ${JSON.stringify(id)} went before its process came`)))
+  return AbortSignal.any([signal, given.signal])
 }
 
 async function streamId(messages: Messages, any: AnyCodec): Promise<string> {

@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { hasCode } from '#shared/errors.ts'
 import { AgentNode, missingForAgent } from '#test/support/agent-node.ts'
-import type { OutputStream, TaskClient } from '#test/support/task-client.ts'
+import { RawStream } from '#test/support/raw-stream.ts'
+import { dialHybrid, type OutputStream, type Streams, type TaskClient } from '#test/support/task-client.ts'
 
 const missing = missingForAgent()
 if (missing !== undefined) t.bailout(`this machine lacks ${missing}`)
@@ -51,6 +52,11 @@ function statusOf(pid: number): string {
   } catch {
     return ''
   }
+}
+
+/** Resolves when the agent has ended every connection of them. */
+async function over({ stdin, stdout, stderr }: Streams): Promise<void> {
+  await Promise.all([stdin?.over, stdout?.over, stderr?.over])
 }
 
 /** The next bytes until `enough` are there. */
@@ -229,8 +235,28 @@ t.test('the streams of what is not made after all come to their ends', async (t)
     await streams.stdin?.write(Buffer.alloc(MiB))
     t.equal(streams.stdin?.ended, false, 'a sender that waits for credit is not cut off: containerd\'s would spin')
     streams.stdin?.end()
-    await Promise.all([streams.stdin?.over, streams.stdout?.over, streams.stderr?.over])
+    await over(streams)
   }
+  for (const terminal of [false, true]) {
+    const execId = terminal ? 'no-such-terminal' : 'no-such'
+    const streams = await client.addExec(execId, ['/no/such'], { terminal, stdin: true })
+    await t.rejects(client.calls.Start({ id: 'refusing', execId }), /no such|not found/i, execId)
+    t.equal(await client.delete(execId), 255)
+    streams.stdin?.end()
+    await over(streams)
+    const early = await client.addExec(`${execId}-early`, ['/bin/true'], { terminal, stdin: true })
+    t.equal(await client.delete(`${execId}-early`), 255, 'deleted before its start')
+    early.stdin?.end()
+    await over(early)
+  }
+  const never = await client.open('never-created', {})
+  // Its container is removed before its start, of which containerd up to 2.2 tells no more.
+  never.stdout?.end()
+  never.stderr?.end()
+  await over(never)
+  const nameless = new RawStream(await dialHybrid(node.socket), 'x'.repeat(1000))
+  await t.rejects(nameless.next(), /1000 characters/)
+  await nameless.over
   await client.kill(9)
   await client.wait()
   await client.delete()
@@ -298,7 +324,7 @@ t.test('a process that never reads costs one window, and others go on', async (t
 
 /** At-least-once joined: `again` may repeat the end of `have`, and goes on from there. */
 function merge(have: string, again: string): string {
-  for (let overlap = Math.min(have.length, 131_072); overlap >= 0; overlap--) {
+  for (let overlap = Math.min(have.length, 196_608); overlap >= 0; overlap--) {
     if (again.startsWith(have.slice(have.length - overlap))) return have + again.slice(overlap)
   }
   return have + again

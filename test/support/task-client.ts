@@ -105,6 +105,11 @@ export class OutputStream {
     await this.#stream.next()
   }
 
+  /** Half-close: all that containerd up to 2.2 says when it gives a container's output up. */
+  end(): void {
+    this.#stream.close()
+  }
+
   /** As when containerd is killed. */
   drop(): void {
     this.#stream.drop()
@@ -266,12 +271,18 @@ export class TaskClient implements Disposable {
     return (await this.calls.State({ id: this.id, execId }, { timeoutMs: 2000 })).status
   }
 
-  /** Exec with its streams, then Wait beside Start. */
-  async exec(execId: string, args: readonly string[], wanted: Wanted = {}) {
+  /** Exec with its streams. */
+  async addExec(execId: string, args: readonly string[], wanted: Wanted = {}): Promise<Streams> {
     const streams = await this.open(execId, wanted)
     const process = { args, cwd: '/', env: ['PATH=/bin'], user: { uid: 0, gid: 0 }, terminal: wanted.terminal === true }
     const spec = { type_url: SPEC_TYPE, value: Buffer.from(JSON.stringify(process)) }
     await this.calls.Exec({ id: this.id, execId, spec, ...this.stdio(execId, streams, wanted.terminal === true) })
+    return streams
+  }
+
+  /** Exec with its streams, then Wait beside Start. */
+  async exec(execId: string, args: readonly string[], wanted: Wanted = {}) {
+    const streams = await this.addExec(execId, args, wanted)
     const [width, height] = wanted.size ?? []
     if (width !== undefined && height !== undefined) await this.calls.ResizePty({ id: this.id, execId, width, height })
     const exit = this.wait(execId)

@@ -1,8 +1,8 @@
-/** An exec added while its container ends. */
+/** Execs that never run: added while their container ends, or deleted before their start. */
 import t from 'tap'
 import { execInput, execOutput } from '#guest/config.ts'
 import { type Container, endExecs } from '#guest/container/container.ts'
-import { addExec } from '#guest/container/execs.ts'
+import { addExec, deleteExec } from '#guest/container/execs.ts'
 import { ProcessIo } from '#guest/container/io.ts'
 import { Process } from '#guest/container/process.ts'
 import { Cgroup } from '#guest/runtime/cgroup.ts'
@@ -10,44 +10,78 @@ import { StreamRegistry } from '#guest/streams/registry.ts'
 import type { Terminals } from '#shared/os/contract.ts'
 import { createFakeOs } from '#shared/os/fake.ts'
 
-t.test('an exec whose container ends while its terminal is made is refused, and leaves nothing', async (t) => {
-  await using os = createFakeOs()
-  const [asked, listening] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
-  let open = 0
+const spec = Buffer.from('{"cwd":"/","args":["true"]}')
+const nothing = { stdin: '', stdout: '', stderr: '', terminal: false }
+
+/** A container that runs, and what its execs are made with. Terminals come when `listening` resolves, and none is ever sent. */
+async function running(listening: Promise<void>) {
+  const os = createFakeOs()
+  const consoles = { open: 0 }
+  const asked = Promise.withResolvers<void>()
   const terminals: Terminals = {
     listenConsole: async () => {
       asked.resolve()
-      await listening.promise
-      open++
-      return { receive: async () => -1, [Symbol.asyncDispose]: async () => void open-- }
+      await listening
+      consoles.open++
+      return { receive: async () => -1, [Symbol.asyncDispose]: async () => void consoles.open-- }
     },
     resize: () => {},
   }
+  const streams = new StreamRegistry()
   const context = {
-    io: { os: { ...os, terminals }, streams: new StreamRegistry(), consoleDir: '/nowhere' },
+    io: { os: { ...os, terminals }, streams, consoleDir: '/nowhere' },
     execPolicy: { output: execOutput, input: execInput },
     events: { publish: async () => {} },
   }
-  const stdio = { stdin: '', stdout: '', stderr: '', terminal: false }
-  const plan = { stdin: undefined, stdout: undefined, stderr: undefined, terminal: false }
-  const io = await ProcessIo.open(plan, context.io, context.execPolicy)
-  const init = new Process('container c', stdio, io, { pid: 7, seenNanos: 0n }, { exited: async () => {}, stopped: () => {} })
+  const io = await ProcessIo.open({ stdin: undefined, stdout: undefined, stderr: undefined, terminal: false }, context.io, context.execPolicy)
+  const init = new Process('container c', nothing, io, { pid: 7, seenNanos: 0n }, { exited: async () => {}, stopped: () => {} })
   init.running()
   const container: Container = {
     id: 'c', bundle: '/b', dir: '/nowhere', oomScoreAdj: 0, init, cgroup: new Cgroup('/nowhere'),
     execs: new Map(), execsUnderWay: new Set(), undo: new AsyncDisposableStack(),
   }
+  return {
+    container, context, streams, consoles, asked: asked.promise,
+    async [Symbol.asyncDispose]() {
+      await io.discard()
+      await os[Symbol.asyncDispose]()
+    },
+  }
+}
 
-  const spec = Buffer.from('{"cwd":"/","args":["true"]}')
-  const adding = addExec(context, container, { id: 'e', stdio: { ...stdio, terminal: true }, spec })
-  await asked.promise
+t.test('an exec whose container ends while its terminal is made is refused, and leaves nothing', async (t) => {
+  const listening = Promise.withResolvers<void>()
+  await using world = await running(listening.promise)
+  const { container, context, consoles } = world
+  const adding = addExec(context, container, { id: 'e', stdio: { ...nothing, terminal: true }, spec })
+  await world.asked
   const exit = { status: 3, atNanos: 5n }
-  init.end(exit)
+  container.init.end(exit)
   endExecs(container, exit)
-  await init.stopped
+  await container.init.stopped
   listening.resolve()
 
   await t.rejects(adding, { code: 'FAILED_PRECONDITION' })
-  t.strictSame([container.execs.size, container.execsUnderWay.size, open], [0, 0, 0])
-  await io.discard()
+  t.strictSame([container.execs.size, container.execsUnderWay.size, consoles.open], [0, 0, 0])
+})
+
+t.test('an exec that is deleted before its start lets its streams go', async (t) => {
+  await using world = await running(Promise.resolve())
+  const { container, context, streams, consoles } = world
+  // Another's: it goes on waiting.
+  void streams.find('other-stdout', new AbortController().signal)
+  for (const terminal of [false, true]) {
+    const id = terminal ? 'terminal' : 'pipes'
+    const names = terminal ? ['stdin', 'stdout'] : ['stdin', 'stdout', 'stderr']
+    const found = names.map((name) => streams.find(`${id}-${name}`, new AbortController().signal))
+    const address = (name: string) => (names.includes(name) ? `ttrpc+hvsock:///x:1024?streaming_id=${id}-${name}` : '')
+    await addExec(context, container, { id, stdio: { stdin: address('stdin'), stdout: address('stdout'), stderr: address('stderr'), terminal }, spec })
+    t.equal(streams.waiting, terminal ? 3 : 1, `${id}: a terminal's wait until there is one`)
+    t.match(await deleteExec(container, id), { pid: 0, exit: { status: 255 } })
+    for (const endpoint of await Promise.all(found)) {
+      if (endpoint.kind === 'output') await endpoint.output.delivered
+      else await endpoint.input.discarded
+    }
+    t.strictSame([streams.waiting, consoles.open], [1, 0], `${id}: all came to their ends`)
+  }
 })
