@@ -76,7 +76,7 @@ export async function runAgent(config: GuestConfig, os: Os, rpc: GuestRpc, env: 
     runtime: new Crun(paths.crun, directories.crun, os.processes),
     reaper,
     preparer: createPreparer(link, [`${paths.run}/shared`, `${paths.run}/roots`], log),
-    events: new EventQueue(createPublisher(link, rpc), log),
+    events: new EventQueue(createPublisher(link, rpc, bootTimeNanos), log),
     storages,
     podPid: new PodPidNamespace(paths.pause, reaper, bootTimeNanos),
     io: { os, streams, consoleDir: directories.consoles },

@@ -50,6 +50,7 @@ export async function createContainer(
   const sinceNanos = context.bootTimeNanos()
   undo.defer(() => attempt(context, `delete ${about}`, runtime.delete(id, dir)))
   const pid = await runtime.create({ containerId: id, bundle: dir, fds: io.fds, consoleSocket: io.consoleSocket, command })
+  const crun = { beganNanos: sinceNanos, endedNanos: context.bootTimeNanos() }
   const exit = reaper.claim(pid, sinceNanos)
   await io.handedOver()
   signal.throwIfAborted()
@@ -68,7 +69,7 @@ export async function createContainer(
     id, bundle: request.bundle, dir, oomScoreAdj, init, cgroup, execs: new Map(), execsUnderWay: new Set(), undo: undo.move(),
   }
   void init.exit(exit)
-  publish(context, { kind: 'create', containerId: id, bundle: request.bundle, stdio, pid })
+  publish(context, { kind: 'create', containerId: id, bundle: request.bundle, stdio, pid, crun })
   log.debug('container created', { container: id, pid })
   return container
 }

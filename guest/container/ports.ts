@@ -29,9 +29,15 @@ export interface Exits {
   claim(pid: number, sinceNanos: bigint): Promise<Exit>
 }
 
+/** When `crun create` ran, by CLOCK_BOOTTIME. */
+export interface CrunTime {
+  readonly beganNanos: bigint
+  readonly endedNanos: bigint
+}
+
 /** What happened to a task, for containerd's event bus. */
 export type TaskEvent =
-  | { readonly kind: 'create'; readonly containerId: string; readonly bundle: string; readonly stdio: Stdio; readonly pid: number }
+  | { readonly kind: 'create'; readonly containerId: string; readonly bundle: string; readonly stdio: Stdio; readonly pid: number; readonly crun: CrunTime }
   | { readonly kind: 'start'; readonly containerId: string; readonly pid: number }
   | { readonly kind: 'oom'; readonly containerId: string }
   /** `id`: the exec's, or the container's for its init. */

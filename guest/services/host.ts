@@ -6,7 +6,7 @@ import type { Log, LogFields, LogRecord } from '#shared/log.ts'
 import { type PodNetwork, type Route, routePreferences, routeTypes } from '#shared/network.ts'
 import type { MessageOut } from '#shared/rpc/any.ts'
 import type { BootMark } from '../boot-marks.ts'
-import type { PidNamespaceMode, PreparedContainer, Preparer } from '../container/ports.ts'
+import type { CrunTime, PidNamespaceMode, PreparedContainer, Preparer } from '../container/ports.ts'
 import type { NumberedEvent, SendEvents } from '../link/events.ts'
 import type { Hello, HelloAnswer, HostLink } from '../link/link.ts'
 import { formatFields } from '../link/log-line.ts'
@@ -65,8 +65,13 @@ async function forget(path: string): Promise<void> {
  * Publishes events, as many in one call as the sandboxer takes; waits for one that is away as long as the queue's own
  * retry does.
  */
-export function createPublisher(link: HostLink, rpc: GuestRpc): SendEvents {
-  const message = ({ sequence, event }: NumberedEvent) => ({ sequence: String(sequence), topic: topicOf(event), event: packEvent(rpc.any, event) })
+export function createPublisher(link: HostLink, rpc: GuestRpc, bootTimeNanos: () => bigint): SendEvents {
+  const message = ({ sequence, event }: NumberedEvent) => ({
+    sequence: String(sequence),
+    topic: topicOf(event),
+    event: packEvent(rpc.any, event),
+    ...(event.kind === 'create' && { crun: crunTimeMessage(event.crun, bootTimeNanos()) }),
+  })
   return async (events) => {
     const messages = events.map(message)
     await link.call(PUBLISH_MS_MAX, async (calls) => {
@@ -77,6 +82,10 @@ export function createPublisher(link: HostLink, rpc: GuestRpc): SendEvents {
       }
     })
   }
+}
+
+function crunTimeMessage({ beganNanos, endedNanos }: CrunTime, nowNanos: bigint) {
+  return { tookNanos: String(endedNanos - beganNanos), endedNanosAgo: String(nowNanos - endedNanos) }
 }
 
 export function createLogSender(link: HostLink): (records: readonly LogRecord[], dropped: number) => Promise<void> {

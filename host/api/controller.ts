@@ -10,6 +10,7 @@ import type { Sizing } from '../sandbox/plan.ts'
 import type { Sandbox } from '../sandbox/sandbox.ts'
 import type { Sandboxes } from '../sandbox/sandboxes.ts'
 import { containerdState } from '../sandbox/state.ts'
+import { nowMs } from '../sandbox/trace.ts'
 import { podRequest } from './pod-request.ts'
 
 /** containerd.task.v3. Below it containerd would start a shim. */
@@ -31,16 +32,18 @@ export function createController({ rpc, sandboxes, namespace, sizing, cgroupPare
   return {
     /** Checks everything that can be known before anything runs, so that a pod that cannot be fails at once. */
     async Create(request, { metadata }) {
+      const arrivedAtMs = nowMs()
       const id = sandboxId(request.sandboxId)
       if (request.options === null)
         throw new RuntimeError('INVALID_ARGUMENT', `sandbox ${id} comes without options: expected a runtime.v1.PodSandboxConfig, as CRI sends it`)
       const pod = podRequest(id, rpc.any.unpack(request.options, 'runtime.v1.PodSandboxConfig'), request.netnsPath)
-      await sandboxes.create(id, pod, {
+      const sandbox = await sandboxes.create(id, pod, {
         sandboxer: request.sandboxer,
         namespace: namespaceOf(metadata) ?? namespace,
         sizing,
         cgroupParent,
       })
+      sandbox.created(arrivedAtMs)
       return { sandboxId: id }
     },
 

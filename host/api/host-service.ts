@@ -8,6 +8,7 @@ import { RuntimeError, explain, unreachable } from '#shared/errors.ts'
 import { containerId } from '#shared/ids.ts'
 import { GUEST_MESSAGE_BYTES_MAX, GUEST_MESSAGE_FIELDS_MAX, GUEST_READ_SHARE_MAX } from '#shared/link-limits.ts'
 import type { Log } from '#shared/log.ts'
+import type { MessageOut } from '#shared/rpc/any.ts'
 import type { Rpc, ServiceTypesOf } from '#shared/rpc/services.ts'
 import type { Handlers } from '#shared/ttrpc/method.ts'
 import { TtrpcServer } from '#shared/ttrpc/server.ts'
@@ -15,7 +16,7 @@ import { TimeShare } from '#shared/ttrpc/time-share.ts'
 import type { GuestStorage, PidNamespaceMode } from '../container/contract.ts'
 import { listenForGuest } from '../link/listener.ts'
 import { networkMessage } from '../link/network.ts'
-import type { BootMark, GuestLinks, GuestPeer, Hello, Welcome } from '../sandbox/guest.ts'
+import type { BootMark, Claimed, GuestLinks, GuestPeer, Hello, Welcome } from '../sandbox/guest.ts'
 import { nowMs } from '../sandbox/trace.ts'
 import { readEvent } from './guest-events.ts'
 import { GuestLog } from './guest-log.ts'
@@ -139,9 +140,11 @@ function handlers(rpc: Rpc, instance: string, peer: GuestPeer, guestLog: () => G
       if (request.more.length >= EVENTS_PER_PUBLISH_MAX) {
         throw new RuntimeError('INVALID_ARGUMENT', `${request.more.length + 1} events in one Publish; the limit is ${EVENTS_PER_PUBLISH_MAX}`)
       }
+      const arrivedAtMs = nowMs()
       // One after the other: what comes behind a failed one would make it look handed on.
-      for (const { sequence, topic, event: packed } of [request, ...request.more]) {
+      for (const { sequence, topic, event: packed, crun } of [request, ...request.more]) {
         const { id, event } = readEvent(rpc.any, topic, packed)
+        if (crun !== null) peer.created(id, claimed(crun, arrivedAtMs))
         await peer.publish(BigInt(sequence), id, event, signal)
       }
       return {}
@@ -161,6 +164,11 @@ const boottime = (text: string): bigint => {
 
 const marks = (boot: readonly { readonly name: string; readonly boottimeNanos: string }[]): BootMark[] =>
   boot.slice(0, BOOT_MARKS_MAX).map(({ name, boottimeNanos }) => ({ name, boottimeNanos: boottime(boottimeNanos) }))
+
+function claimed({ tookNanos, endedNanosAgo }: MessageOut<'kuasar.host.v1.CrunTime'>, arrivedAtMs: number): Claimed {
+  const endMs = arrivedAtMs - Number(endedNanosAgo) / 1e6
+  return { startMs: endMs - Number(tookNanos) / 1e6, endMs }
+}
 
 /** The wire's form, whose lists may be written to. */
 function storageMessage(storage: GuestStorage) {

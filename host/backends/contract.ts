@@ -185,6 +185,7 @@ class Bench implements AsyncDisposable {
       ready: () => this.#say('ready'),
       prepare: refuse,
       release: refuse,
+      created() {},
       publish: refuse,
     }
   }

@@ -2,8 +2,9 @@
 import { RuntimeError } from '#shared/errors.ts'
 import type { ContainerPreparer, PreparedContainer, SandboxView } from '../container/contract.ts'
 import type { Containerd, EventEnvelope } from '../containerd/contract.ts'
+import type { Claimed } from './guest.ts'
 import type { Ledger } from './ledger.ts'
-import type { Trace } from './trace.ts'
+import { nowMs, type Trace } from './trace.ts'
 
 /** Prepared at the same time for one sandbox. */
 const PREPARES_MAX = 64
@@ -24,6 +25,8 @@ export class Containers {
   readonly #trace: Trace
   readonly #ended = new AbortController()
   readonly #preparing = new Map<string, { readonly prepared: Promise<PreparedContainer>; readonly asker: AbortSignal }>()
+  /** When the guest got the answer to a Prepare after which it has told of no container; of those that are not released. */
+  readonly #preparedAtMs = new Map<string, number>()
   readonly #released = new Set<string>()
   #publishing: Promise<unknown> = Promise.resolve()
   #waiting = 0
@@ -70,11 +73,22 @@ export class Containers {
     this.#released.delete(id)
     const { containers } = this.#ledger.record
     if (!containers.includes(id)) await this.#ledger.amend({ containers: [...containers, id] })
+    this.#preparedAtMs.set(id, nowMs())
     return prepared
+  }
+
+  /** A guest is heard once for each Prepare that this sandboxer has answered. */
+  created(id: string, { startMs, endMs }: Claimed): void {
+    const preparedAtMs = this.#preparedAtMs.get(id)
+    if (preparedAtMs === undefined) return
+    this.#preparedAtMs.delete(id)
+    const [start, end] = [Math.max(preparedAtMs, startMs), Math.max(preparedAtMs, endMs)]
+    this.#trace.add({ name: 'guest.crun-create', startMs: start, endMs: end, source: 'guest', attributes: { container: id } })
   }
 
   async release(id: string): Promise<void> {
     await this.#preparing.get(id)?.prepared.catch(() => {})
+    this.#preparedAtMs.delete(id)
     const known = this.ids.includes(id)
     await this.#preparer.release(this.#view, id)
     if (!known) return

@@ -47,6 +47,12 @@ export interface Ready {
   readonly arrivedAtMs: number
 }
 
+/** Two times of a guest's, on the host's clock; the later one is not after its message's arrival. */
+export interface Claimed {
+  readonly startMs: number
+  readonly endMs: number
+}
+
 /** Calls arrive in any order and from a hostile peer; each answers or rejects with a RuntimeError. */
 export interface GuestPeer {
   readonly id: string
@@ -55,6 +61,8 @@ export interface GuestPeer {
   ready(ready: Ready): void
   prepare(containerId: string, signal: AbortSignal): Promise<PreparedContainer>
   release(containerId: string): Promise<void>
+  /** crun has made a container, between two times that the guest claims; of no consequence but to the trace. */
+  created(containerId: string, crun: Claimed): void
   publish(sequence: bigint, containerId: string, event: EventEnvelope, signal: AbortSignal): Promise<void>
 }
 

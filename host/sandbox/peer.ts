@@ -59,6 +59,9 @@ export function guestPeer(sandbox: PeerSandbox, handshake: Handshake, backend: P
       // A sandbox that ends gives everything back at once.
       if (sandbox.state.kind === 'ready') await sandbox.guest.containers.release(containerId)
     },
+    created(containerId, crun) {
+      sandbox.guest.containers.created(containerId, crun)
+    },
     async publish(sequence, containerId, event, signal) {
       await sandbox.guest.containers.publish(sequence, containerId, event, signal)
     },

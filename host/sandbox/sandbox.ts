@@ -76,6 +76,12 @@ export class Sandbox {
     throw new RuntimeError('INTERNAL', `sandbox ${this.id} is ${this.#state.kind} without a guest`)
   }
 
+  /** The Create that came at `arrivedAtMs` is being answered. The record was written for that answer; Start's first write adds the span. */
+  created(arrivedAtMs: number): void {
+    this.trace.add({ name: 'create', startMs: arrivedAtMs, endMs: nowMs(), source: 'sandboxer' })
+    this.ledger.note({ spans: this.trace.spans })
+  }
+
   /** Resolves when the guest is ready. When it rejects, everything is undone and the sandbox is gone. */
   start(signal: AbortSignal): Promise<Guest> {
     return this.#mailbox.run(async () => {

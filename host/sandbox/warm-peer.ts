@@ -5,7 +5,7 @@
 import { RuntimeError } from '#shared/errors.ts'
 import type { PreparedContainer } from '../container/contract.ts'
 import type { EventEnvelope } from '../containerd/contract.ts'
-import type { GuestPeer, Hello, Ready, Welcome } from './guest.ts'
+import type { Claimed, GuestPeer, Hello, Ready, Welcome } from './guest.ts'
 import { negotiate } from './handshake.ts'
 import { nowMs } from './trace.ts'
 
@@ -82,6 +82,10 @@ export class WarmPeer implements GuestPeer {
 
   async release(containerId: string): Promise<void> {
     return this.#claimed.release(containerId)
+  }
+
+  created(containerId: string, crun: Claimed): void {
+    this.#claimed.created(containerId, crun)
   }
 
   async publish(sequence: bigint, containerId: string, event: EventEnvelope, signal: AbortSignal): Promise<void> {

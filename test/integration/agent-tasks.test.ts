@@ -29,9 +29,10 @@ t.test('a container prints, exits and is deleted', async (t) => {
   await t.rejects(client.delete(), { code: 'NOT_FOUND' })
   await t.rejects(client.wait(), { code: 'NOT_FOUND' })
   await node.host.until(() => node.host.released.includes('life'))
-  const events = () => node.host.events.filter(({ event }) => event?.value.toString().includes('life')).map(({ topic }) => topic)
+  const events = () => node.host.events.filter(({ event }) => event?.value.toString().includes('life'))
   await node.host.until(() => events().length >= 4)
-  t.strictSame(events(), ['/tasks/create', '/tasks/start', '/tasks/exit', '/tasks/delete'])
+  t.strictSame(events().map(({ topic }) => topic), ['/tasks/create', '/tasks/start', '/tasks/exit', '/tasks/delete'])
+  t.strictSame(events().map(({ crun }) => crun !== null && BigInt(crun.tookNanos) > 0n), [true, false, false, false], 'the first says how long crun took')
 })
 
 t.test('State echoes what Create was given', async (t) => {

@@ -14,7 +14,7 @@ export type Prepare = (containerId: string) => Prepared | Promise<Prepared>
 export class FakeHost implements AsyncDisposable {
   readonly hellos: MessageOut<'kuasar.host.v1.HelloRequest'>[] = []
   readonly released: string[] = []
-  readonly events: { readonly sequence: number; readonly topic: string; readonly event: MessageOut<'google.protobuf.Any'> | null }[] = []
+  readonly events: { readonly sequence: number; readonly topic: string; readonly event: MessageOut<'google.protobuf.Any'> | null; readonly crun: MessageOut<'kuasar.host.v1.CrunTime'> | null }[] = []
   readonly logs: string[] = []
   /** Calls of Publish that were taken. */
   publishes = 0
@@ -59,7 +59,7 @@ export class FakeHost implements AsyncDisposable {
       Publish: (request) => {
         if (this.refusePublish) throw new RuntimeError('UNAVAILABLE', 'containerd is away')
         this.publishes++
-        for (const { sequence, topic, event } of [request, ...request.more]) this.events.push({ sequence: Number(sequence), topic, event })
+        for (const { sequence, topic, event, crun } of [request, ...request.more]) this.events.push({ sequence: Number(sequence), topic, event, crun })
         this.#wake()
         return {}
       },

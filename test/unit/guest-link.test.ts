@@ -10,7 +10,7 @@ import { EVENTS_AT_ONCE_MAX, EVENTS_MAX, EventQueue, type NumberedEvent } from '
 import { acceptHybrid } from '#guest/link/hybrid.ts'
 import { HostLink } from '#guest/link/link.ts'
 import { AgentLog, LOG_BATCH_MAX, LOG_RECORDS_MAX } from '#guest/link/logs.ts'
-import { createLogSender, helloOf } from '#guest/services/host.ts'
+import { createLogSender, createPublisher, helloOf } from '#guest/services/host.ts'
 import { RuntimeError } from '#shared/errors.ts'
 import { LOG_MESSAGE_LENGTH_MAX } from '#shared/link-limits.ts'
 import { silentLog, type LogRecord } from '#shared/log.ts'
@@ -164,6 +164,25 @@ t.test('the link configures once, says Ready once, and comes back', async (t) =>
   await host.stop()
   while (it.up) await new Promise((wake) => setImmediate(wake))
   await t.rejects(it.calls(20), { code: 'UNAVAILABLE', message: /the sandboxer has been away for 0.02 s/ })
+})
+
+t.test('a create says how long crun took, and how long before the message was sent that was', async (t) => {
+  const path = join(dir, 'creates')
+  await using host = new FakeHost(path, () => ({}))
+  await host.start()
+  let nowNanos = 900n
+  const send = createPublisher(link(path).it, rpc, () => nowNanos)
+  const stdio = { stdin: '', stdout: '', stderr: '', terminal: false }
+  const create: NumberedEvent = {
+    sequence: 1n,
+    event: { kind: 'create', containerId: 'c', bundle: '/b', stdio, pid: 7, crun: { beganNanos: 500n, endedNanos: 800n } },
+  }
+  host.refusePublish = true
+  await t.rejects(send([create]), { code: 'UNAVAILABLE' })
+  host.refusePublish = false
+  nowNanos = 1000n
+  await send([create, { sequence: 2n, event: oom('c') }])
+  t.strictSame(host.events.map(({ crun }) => crun), [{ tookNanos: '300', endedNanosAgo: '200' }, null], 'of the time when it was sent at last')
 })
 
 t.test('the longest records get through, cut', async (t) => {

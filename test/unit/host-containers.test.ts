@@ -4,7 +4,7 @@ import type { PreparedContainer } from '#host/container/contract.ts'
 import { Containers } from '#host/sandbox/containers.ts'
 import { Ledger } from '#host/sandbox/ledger.ts'
 import { DirectoryStore } from '#host/sandbox/store.ts'
-import { Trace } from '#host/sandbox/trace.ts'
+import { nowMs, Trace } from '#host/sandbox/trace.ts'
 import { undo } from '#host/sandbox/undo.ts'
 import { RuntimeError } from '#shared/errors.ts'
 import { sandboxRecord } from '#test/support/record.ts'
@@ -33,7 +33,9 @@ async function containersOf(t: Test) {
     reachable: async () => true,
     close() {},
   }
-  return { containers: new Containers(view, ledger, preparer, containerd, new Trace()), asked }
+  const trace = new Trace()
+  trace.startIsOver()
+  return { containers: new Containers(view, ledger, preparer, containerd, trace), asked, trace }
 }
 
 t.test('asked twice at once, it is done once', async (t) => {
@@ -65,4 +67,36 @@ t.test('a sandbox that ends tells both', async (t) => {
   const both = Promise.allSettled([containers.prepare('c', signal), containers.prepare('c', signal)])
   await containers.close()
   for (const outcome of await both) t.match(outcome, { status: 'rejected', reason: { code: 'CANCELLED' } })
+})
+
+t.test('a guest that says when crun ran is heard once for each Prepare, and not of a time before it', async (t) => {
+  const { containers, asked, trace } = await containersOf(t)
+  const { signal } = new AbortController()
+  const prepare = async (id: string) => {
+    const preparing = containers.prepare(id, signal)
+    asked.at(-1)?.answer()
+    await preparing
+    return nowMs()
+  }
+  const spans = () => trace.spans.filter(({ name }) => name === 'guest.crun-create')
+  containers.created('c', { startMs: nowMs(), endMs: nowMs() })
+  t.strictSame(spans(), [], 'never prepared')
+
+  const preparedAtMs = await prepare('c')
+  const [startMs, endMs] = [preparedAtMs + 2, preparedAtMs + 5]
+  for (let times = 0; times < 3; times++) containers.created('c', { startMs, endMs })
+  t.strictSame(spans(), [{ name: 'guest.crun-create', startMs, endMs, source: 'guest', attributes: { container: 'c' } }])
+
+  const beforeMs = nowMs()
+  const againAtMs = await prepare('c')
+  containers.created('c', { startMs: -1e13, endMs: -1e12 })
+  const early = spans().at(-1)
+  t.equal(spans().length, 2)
+  t.ok((early?.startMs ?? 0) >= beforeMs && (early?.startMs ?? 0) <= againAtMs, 'drawn from the Prepare on')
+  t.equal(early?.endMs, early?.startMs)
+
+  await prepare('d')
+  await containers.release('d')
+  containers.created('d', { startMs, endMs })
+  t.equal(spans().length, 2, 'and of none that is gone')
 })

@@ -6,9 +6,10 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createGuestLinks } from '#host/api/host-service.ts'
 import { GuestLog } from '#host/api/guest-log.ts'
-import type { GuestPeer, Hello } from '#host/sandbox/guest.ts'
+import type { Claimed, GuestPeer, Hello } from '#host/sandbox/guest.ts'
 import { listenForGuest } from '#host/link/listener.ts'
 import { negotiate } from '#host/sandbox/handshake.ts'
+import { nowMs } from '#host/sandbox/trace.ts'
 import { RuntimeError } from '#shared/errors.ts'
 import { createLog, silentLog, type LogRecord } from '#shared/log.ts'
 import { loadProtos } from '#shared/rpc/load.ts'
@@ -24,12 +25,13 @@ interface Heard {
   readonly hellos: Hello[]
   readonly prepared: string[]
   readonly published: string[]
+  readonly created: { readonly id: string; readonly crun: Claimed }[]
 }
 
 async function listening(t: Test, onHello = () => {}) {
   const dir = await mkdtemp('/tmp/link-')
   const path = join(dir, 'vsock_1025')
-  const heard: Heard = { hellos: [], prepared: [], published: [] }
+  const heard: Heard = { hellos: [], prepared: [], published: [], created: [] }
   const peer: GuestPeer = {
     id: 's',
     hello(hello) {
@@ -45,6 +47,7 @@ async function listening(t: Test, onHello = () => {}) {
       throw new RuntimeError('NOT_FOUND', `no container ${id} in sandbox s`)
     },
     async release() {},
+    created: (id, crun) => void heard.created.push({ id, crun }),
     async publish(sequence, id, event) {
       heard.published.push(`${sequence} ${id} ${event.topic} ${event.typeUrl}`)
     },
@@ -170,6 +173,30 @@ t.test('nothing it names is a path or another’s', async (t) => {
   }
   t.same(heard.prepared, [])
   await t.rejects(host.Prepare({ containerId: 'other' }), { code: 'NOT_FOUND' })
+  client.close()
+})
+
+const create = (sequence: string, containerId: string, crun?: { readonly tookNanos: string; readonly endedNanosAgo: string }) => ({
+  sequence,
+  topic: '/tasks/create',
+  event: rpc.any.pack('containerd.events.TaskCreate', { containerId }),
+  ...(crun && { crun }),
+})
+
+t.test('when crun ran is told beside its event, on the host’s clock, and never later than now', async (t) => {
+  const { path, heard } = await listening(t)
+  const { host, client } = await linked(path)
+  await host.Hello(hello)
+  const huge = '18446744073709551615'
+  const wild = [create('3', 'c', { tookNanos: huge, endedNanosAgo: '0' }), create('4', 'd', { tookNanos: huge, endedNanosAgo: huge })]
+  const beforeMs = nowMs()
+  await host.Publish({ ...create('1', 'a', { tookNanos: '3000000', endedNanosAgo: '2000000' }), more: [create('2', 'b'), ...wild] })
+  const afterMs = nowMs()
+  t.strictSame(heard.created.map(({ id }) => id), ['a', 'c', 'd'], 'b came without')
+  const [a] = heard.created
+  t.ok(Math.abs((a?.crun.endMs ?? 0) - (a?.crun.startMs ?? 0) - 3) < 0.01, 'as long as it took')
+  t.ok((a?.crun.endMs ?? 0) >= beforeMs - 2 && (a?.crun.endMs ?? 0) <= afterMs - 2, 'so long before the message came')
+  for (const { id, crun } of heard.created) t.ok(crun.startMs <= crun.endMs && crun.endMs <= afterMs, `${id}: ${crun.startMs} to ${crun.endMs}`)
   client.close()
 })
 

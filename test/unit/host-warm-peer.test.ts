@@ -34,6 +34,7 @@ function sandbox(): { readonly peer: GuestPeer; readonly hellos: Hello[]; readon
       throw new Error('none')
     },
     release: async (id) => void calls.push(`release ${id}`),
+    created: (id) => void calls.push(`created ${id}`),
     publish: async (sequence) => void calls.push(`publish ${sequence}`),
   }
   return { peer, hellos, calls }
@@ -49,6 +50,7 @@ t.test('a Hello waits for the sandbox, which answers it and whatever follows', a
   t.equal(warm.waits, true)
   t.equal(warm.id, '_warm-1')
   t.throws(() => warm.ready({ boot: [], boottimeNanos: 1n, arrivedAtMs: 1 }), { code: 'FAILED_PRECONDITION' })
+  t.throws(() => warm.created('c', { startMs: 1, endMs: 2 }), { code: 'FAILED_PRECONDITION' })
   for (const call of [() => warm.prepare('c', forever), () => warm.release('c'), () => warm.publish(1n, 'c', { topic: '', typeUrl: '', value: Buffer.alloc(0) }, forever)])
     await t.rejects(async () => void (await call()), { code: 'FAILED_PRECONDITION', message: /_warm-1 has no pod yet/ })
 
@@ -61,8 +63,9 @@ t.test('a Hello waits for the sandbox, which answers it and whatever follows', a
   t.match(hellos, [{ warm: true }])
   t.ok((hellos[0]?.arrivedAtMs ?? 0) >= beforeMs, 'for the pod it arrives only now')
   warm.ready({ boot: [], boottimeNanos: 1n, arrivedAtMs: 1 })
+  warm.created('c', { startMs: 1, endMs: 2 })
   await warm.release('c')
-  t.same(calls, ['ready', 'release c'])
+  t.same(calls, ['ready', 'created c', 'release c'])
   t.match(await warm.hello(hello({ resumed: true }), forever), { sandboxId: 'pod' }, 'also after its link was lost')
   t.match(hellos[1], { resumed: true, warm: false })
 })
