@@ -44,16 +44,17 @@ async function demo(): Promise<void> {
   await using _pod = pod
   const calls = [...run.spans]
   const container = async (name: string) => {
-    const created = await timed(`CreateContainer ${name}`, () =>
+    const created = await timed('CreateContainer', () =>
       pod.create({ name, image: images.busybox, command: ['/bin/sh', '-c', script(name)] }),
     )
-    const started = await timed(`StartContainer ${name}`, () => created.value.start())
+    const started = await timed('StartContainer', () => created.value.start())
     calls.push(...created.spans, ...started.spans)
     return created.value
   }
   const alice = await container('alice')
   const text = { alice: await alice.outputMatching(/written by/), bob: '' }
-  const firstLine = (await alice.log())[0]
+  const [firstLine] = await alice.log()
+  if (firstLine === undefined) throw new Error('what alice printed is no more in its log')
   const bob = await container('bob')
   text.bob = await bob.outputMatching(/written by/)
 
@@ -76,17 +77,17 @@ async function demo(): Promise<void> {
   say('\n  bob is told to stop, and exits with its own code')
   note(`exit code ${(await bob.status()).exitCode}`)
 
-  const spans = await startSpans(node, pod.id, alice.id, calls, firstLine?.time)
-  const chart = waterfall(`Pod start, from the CRI call to the first line of output`, spans)
-  say(`\n${bars(chart, { width: Math.min(process.stdout.columns ?? 110, 130) })}`)
+  const { stages, steps } = await startSpans(node, pod.id, alice.id, calls, firstLine.time)
+  const title = 'Pod start, from the CRI call to the first line of output'
+  say(`\n${bars(waterfall(title, stages), { width: Math.min(process.stdout.columns ?? 110, 130) })}`)
   await mkdir('build/demo', { recursive: true })
   const facts = {
     'guest kernel': /kernel (\S+),/.exec(text.alice)?.[1] ?? 'unknown',
     'host kernel': release(),
     containerd: (await node.run('containerd', ['--version'])).trim(),
   }
-  await writeFile(pagePath, page(chart, facts))
-  say(`The same as a page: ${pagePath}`)
+  await writeFile(pagePath, page(waterfall(title, [...stages, ...steps]), facts))
+  say(`The same as a page, with the steps between: ${pagePath}`)
 }
 
 try {

@@ -5,6 +5,7 @@ import { loadServices } from '#shared/rpc/services.ts'
 import type { Span } from '#shared/trace/span.ts'
 import type { TestNode } from '#test/node/node.ts'
 import { adminSocket } from './config.ts'
+import { staged } from './stages.ts'
 
 export interface Timed<T> {
   readonly value: T
@@ -15,7 +16,13 @@ export interface Timed<T> {
 export async function timed<T>(name: string, call: () => Promise<T>): Promise<Timed<T>> {
   const startMs = nowMs()
   const value = await call()
-  return { value, spans: [{ name, startMs, endMs: nowMs(), source: 'cri' }] }
+  return { value, spans: [{ name: `CRI call ${name}`, startMs, endMs: nowMs(), source: 'cri' }] }
+}
+
+export interface StartSpans {
+  readonly stages: readonly Span[]
+  /** The finer ones between and below them */
+  readonly steps: readonly Span[]
 }
 
 /**
@@ -27,8 +34,8 @@ export async function startSpans(
   podId: string,
   containerId: string,
   calls: readonly Span[],
-  firstLineTime: string | undefined,
-): Promise<Span[]> {
+  firstLineTime: string,
+): Promise<StartSpans> {
   const connection = connectGrpc(node.path(adminSocket))
   try {
     const { admin } = loadServices(loadProtos(), ['admin'])
@@ -39,15 +46,14 @@ export async function startSpans(
         name: span.name,
         startMs: millis(span.startNanos),
         endMs: millis(span.endNanos),
-        source: span.name.startsWith('guest.') ? 'guest' : 'sandboxer',
+        source: span.attributes['source'] ?? 'sandboxer',
         attributes: span.attributes,
       }))
-    const all = [...calls, ...recorded]
-    if (firstLineTime === undefined) return all
     const outputMs = rfc3339Millis(firstLineTime)
-    const started = calls.find((span) => span.name.startsWith('StartContainer'))
-    all.push({ name: 'first output', startMs: started?.startMs ?? outputMs, endMs: outputMs, source: 'cri' })
-    return all.filter((span) => span.startMs <= outputMs)
+    const startMs = calls.find((span) => span.name.endsWith('StartContainer'))?.startMs ?? outputMs
+    const { stages, steps } = staged(recorded)
+    const early = (spans: readonly Span[]) => spans.filter((span) => span.startMs <= outputMs)
+    return { stages: early([...calls, ...stages, { name: 'first output', startMs, endMs: outputMs, source: 'cri' }]), steps: early(steps) }
   } finally {
     connection.close()
   }
