@@ -50,8 +50,9 @@ export async function startSpans(
         attributes: span.attributes,
       }))
     const outputMs = rfc3339Millis(firstLineTime)
-    const startMs = calls.find((span) => span.name.endsWith('StartContainer'))?.startMs ?? outputMs
     const { stages, steps } = staged(recorded)
+    // From the end of crun create, for that container waits for its start.
+    const startMs = stages.at(-1)?.endMs ?? outputMs
     const early = (spans: readonly Span[]) => spans.filter((span) => span.startMs <= outputMs)
     return { stages: early([...calls, ...stages, { name: 'first output', startMs, endMs: outputMs, source: 'cri' }]), steps: early(steps) }
   } finally {

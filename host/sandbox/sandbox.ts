@@ -76,10 +76,9 @@ export class Sandbox {
     throw new RuntimeError('INTERNAL', `sandbox ${this.id} is ${this.#state.kind} without a guest`)
   }
 
-  /** The Create that came at `arrivedAtMs` is being answered. The record was written for that answer; Start's first write adds the span. */
+  /** The Create that came at `arrivedAtMs` is being answered. Its span is in the record with those of the start. */
   created(arrivedAtMs: number): void {
     this.trace.add({ name: 'create', startMs: arrivedAtMs, endMs: nowMs(), source: 'sandboxer' })
-    this.ledger.note({ spans: this.trace.spans })
   }
 
   /** Resolves when the guest is ready. When it rejects, everything is undone and the sandbox is gone. */
