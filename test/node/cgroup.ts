@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 const emptyMsMax = 10_000
 
 /** The mount points of the outer machine's cgroup hierarchies. */
-async function hierarchies(): Promise<string[]> {
+export async function hierarchies(): Promise<string[]> {
   const points: string[] = []
   for (const line of (await readFile('/proc/self/mounts', 'utf8')).split('\n')) {
     const [, point, kind] = line.split(' ')
