@@ -28,11 +28,35 @@ export function socketFolder(): { readonly path: (name: string) => string } & Di
   }
 }
 
+export interface PeerProcess extends AsyncDisposable {
+  /** SIGKILL; resolves when it is dead. */
+  kill(): Promise<void>
+  /** Writes a line to it, and waits for one. */
+  tell(line: string): Promise<void>
+}
+
 /** A Go server on `socket` that ends with the scope. */
-export async function servePeer(peer: string, socket: string): Promise<AsyncDisposable> {
-  const child = execa(peer, ['serve', socket], { stdin: 'pipe', stderr: 'inherit', reject: false })
-  await Promise.race([once(child.stdout, 'data'), child])
+export const servePeer = (peer: string, socket: string): Promise<PeerProcess> => startPeer(peer, ['serve', socket])
+
+/** A Go client of the server on `socket`, with a call of each kind under way (test/peer-go/pending.go). */
+export const pendingPeer = (peer: string, socket: string): Promise<PeerProcess> => startPeer(peer, ['pending', socket])
+
+/** Resolves when it has said its first line. */
+async function startPeer(peer: string, args: readonly string[]): Promise<PeerProcess> {
+  const child = execa(peer, args, { stdin: 'pipe', stderr: 'inherit', reject: false })
+  const line = () => Promise.race([once(child.stdout, 'data'), child])
+  await line()
   return {
+    async kill() {
+      child.kill('SIGKILL')
+      await child
+    },
+    async tell(text) {
+      const answer = line()
+      child.stdin.write(`${text}\n`)
+      await answer
+      if (child.exitCode !== null) throw new Error(`the peer ended at ${JSON.stringify(text)}`)
+    },
     async [Symbol.asyncDispose]() {
       child.stdin.end()
       await child

@@ -3,6 +3,7 @@
 //
 //	peer serve SOCKET              serves; prints "ready"; ends when its standard input does
 //	peer check SOCKET              calls a server every way there is; one line of JSON per check
+//	peer pending SOCKET            has calls under way, and cancels or ends them as its standard input says
 //	peer bench SOCKET FLIGHT CALLS times Echo with FLIGHT calls in flight; one line of JSON
 package main
 
@@ -25,6 +26,8 @@ func run(args []string) error {
 		return serve(args[1])
 	case len(args) == 2 && args[0] == "check":
 		return check(args[1])
+	case len(args) == 2 && args[0] == "pending":
+		return pending(args[1])
 	case len(args) == 4 && args[0] == "bench":
 		flight, err := strconv.Atoi(args[2])
 		if err != nil {
@@ -36,5 +39,5 @@ func run(args []string) error {
 		}
 		return bench(args[1], flight, calls)
 	}
-	return fmt.Errorf("usage: peer serve SOCKET | peer check SOCKET | peer bench SOCKET FLIGHT CALLS")
+	return fmt.Errorf("usage: peer serve SOCKET | peer check SOCKET | peer pending SOCKET | peer bench SOCKET FLIGHT CALLS")
 }

@@ -151,4 +151,33 @@ t.test('our client, Go server', { skip: 'lack' in peer && `lacks: ${peer.lack}` 
     for await (const { value } of peer.calls.Count({ value: 1000 })) if (value === '5') break
     t.same(await peer.calls.Echo({}), { value: Buffer.alloc(0) })
   })
+
+  await t.test('killed with calls and streams pending', async (t) => {
+    await using server = await servePeer(peer, sockets.path('killed'))
+    using mortal = await connect(sockets.path('killed'))
+    const { calls } = mortal
+    const counting = Promise.withResolvers<void>()
+    const count = async () => {
+      for await (const { value } of calls.Count({ value: 1_000_000_000 })) if (value === '1000') counting.resolve()
+    }
+    const chat = calls.Chat(endless(Buffer.from('hello')))[Symbol.asyncIterator]()
+    const answered = chat.next()
+    const pending = {
+      unary: failure(calls.Echo({ value: Buffer.from('slow:600000') })),
+      'client streaming': failure(calls.Sum(endless(1))),
+      'server streaming': failure(count()),
+      bidirectional: answered.then(() => failure(chat.next())),
+    }
+    // What it answers before the end, the server has answered; the others it was sent before.
+    await Promise.all([answered, counting.promise])
+    await server.kill()
+    for (const [kind, failed] of Object.entries(pending)) t.match(await failed, { code: 'UNAVAILABLE', message: /the connection is over/ }, kind)
+    t.match(await failure(calls.Echo({})), { code: 'UNAVAILABLE' }, 'and a call after it')
+  })
 })
+
+/** One message, and no end. */
+async function* endless<T>(value: T): AsyncGenerator<{ value: T }> {
+  yield { value }
+  await new Promise(() => {})
+}
