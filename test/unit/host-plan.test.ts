@@ -1,23 +1,8 @@
 import t from 'tap'
-import { cgroupPath, planPod, type PodRequest, type Sizing } from '#host/sandbox/plan.ts'
+import { cgroupPath, planPod, type PodRequest } from '#host/sandbox/plan.ts'
+import { noLimits as none, podRequest as request, sizing } from '#test/support/pod-request.ts'
 
 const GIB = 1024 ** 3
-const none = { cpuPeriodMicros: 0, cpuQuotaMicros: 0, memoryLimitBytes: 0 }
-const sizing: Sizing = { vcpus: 1, memoryMiB: 512, memoryMiBMin: 256, reserveMiB: 160, machine: { cpus: 8, memoryMiB: 16_384 } }
-const request = (changes: Partial<PodRequest> = {}): PodRequest => ({
-  sandboxId: '0123456789abcdef',
-  pod: { name: 'web', namespace: 'shop', uid: 'u', attempt: 0 },
-  netnsPath: '/var/run/netns/cni-1',
-  hostname: 'web-0',
-  dns: { servers: ['10.0.0.10'], searches: ['shop.svc'], options: ['ndots:5'] },
-  sysctls: {},
-  annotations: {},
-  cgroupParent: '',
-  namespaces: { network: 'POD', pid: 'CONTAINER', ipc: 'POD', user: undefined },
-  resources: none,
-  hugepages: [],
-  ...changes,
-})
 const plan = (changes: Partial<PodRequest> = {}) => planPod(request(changes), sizing, '/kuasar')
 
 const size = (changes: Partial<PodRequest>) => {
