@@ -45,6 +45,7 @@ const spec: OciSpec = {
   ociVersion: '1.2.1',
   root: { path: '/run/kuasar/roots/c/rootfs', readonly: true },
   hostname: 'x',
+  annotations: { 'io.kubernetes.cri.container-type': 'container', 'io.kuasar.test': 'passed through' },
   hooks: { prestart: [{ path: '/host/hook' }] },
   process: { args: ['a'], cwd: '/', apparmorProfile: 'p', selinuxLabel: 'l', user: { uid: 1 } },
   mounts: [
@@ -70,6 +71,7 @@ t.test('the final spec: the VM\'s own namespaces, cgroup, files', async (t) => {
   t.equal(final.ociVersion, '1.0.2')
   t.notOk('hooks' in final || 'hostname' in final)
   t.strictSame(final.linux?.namespaces, [{ type: 'mount' }, { type: 'cgroup' }, { type: 'pid' }])
+  t.strictSame(final.annotations, spec.annotations)
   t.equal(final.linux?.cgroupsPath, '/pod/c')
   t.strictSame(Object.keys(final.linux ?? {}).toSorted(), ['cgroupsPath', 'namespaces', 'resources', 'seccomp'])
   t.strictSame(final.linux?.resources, { cpu: { shares: 2 }, memory: { limit: 5 } })
