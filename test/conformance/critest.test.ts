@@ -12,10 +12,13 @@ import { lackOfGo } from '../../tools/go.ts'
 import { buildCritest, listSpecs } from './critest.ts'
 import { LANES, runHandler } from './handler.ts'
 import { digestOfDigestImage } from './images.ts'
-import { claims, wordOf } from './scorecard.ts'
+import { claims, NOT_RUN, runsClaimed, wordOf } from './scorecard.ts'
 
 /** A machine that many share misses a time of critest's now and then; what is broken fails again, or fails oftener. */
 const SECOND_TRIES_MAX = 4
+
+/** Of microVMs, in a row, behind the words of docs/conformance.md. */
+const WHOLE_RUNS_MIN = 10
 
 const lack = lackOfGo(import.meta.dirname)
 
@@ -23,7 +26,12 @@ await t.test(microvm, { skip: lack === undefined ? false : `lacks: ${lack}` }, a
   await execa('make', ['conformance-programs'], { cwd: checkout })
   const critest = await buildCritest(digestOfDigestImage(), (line) => t.comment(line))
   const specs = await listSpecs(critest)
-  const claimed = claims(await readFile(join(checkout, 'docs/conformance.md'), 'utf8'), microvm)
+  const card = await readFile(join(checkout, 'docs/conformance.md'), 'utf8')
+  const runs = runsClaimed(card, microvm)
+  t.ok(runs >= WHOLE_RUNS_MIN, `docs/conformance.md is of ${runs} whole runs in a row, and at least ${WHOLE_RUNS_MIN} are wanted: make conformance RUNS=${WHOLE_RUNS_MIN}`)
+  const beside = claims(card, 'runc')
+  t.same(specs.map(({ group, name }) => `${group}: ${name}`).filter((spec) => (beside.get(spec) ?? NOT_RUN) === NOT_RUN), [], 'runc was asked every spec')
+  const claimed = claims(card, microvm)
   await runHandler(critest, {
     handler: microvm,
     specs,

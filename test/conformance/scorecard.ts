@@ -12,6 +12,12 @@ const words: Readonly<Record<Outcome['kind'], string>> = {
   'not-applicable': 'does not apply',
 }
 
+/** The column of whole runs. */
+const RUNS = 'whole runs'
+
+/** A spec's word where a handler was not asked. */
+export const NOT_RUN = '**not run**'
+
 export function scorecard(critest: string, specs: readonly Spec[], all: readonly Results[]): string {
   const notes = new Notes()
   const groups = [...Map.groupBy(specs, ({ group }) => group)]
@@ -29,7 +35,7 @@ export function scorecard(critest: string, specs: readonly Spec[], all: readonly
     '# Conformance',
     `What critest ${critest} says of pods in a sandbox, and of runc's beside them: the same containerd, the same images.\nWritten by \`make conformance\`, which fails when a spec that applies to a sandbox does not pass and nobody has said why.`,
     `Run with ${versions.join(', ')}.`,
-    table(['handler', 'whole runs', ...kinds.map((kind) => words[kind].replaceAll('*', '')), 'not run'], counts),
+    table(['handler', RUNS, ...kinds.map((kind) => words[kind].replaceAll('*', '')), NOT_RUN.replaceAll('*', '')], counts),
     ...explanations,
     ...tables,
     notes.text(),
@@ -49,6 +55,17 @@ export function claims(card: string, handler: string): ReadonlyMap<string, strin
       found.set(`${group}: ${name.replaceAll(String.raw`\|`, '|')}`, claim.replace(/ \[\d+\]$/, ''))
   }
   return found
+}
+
+/** How many whole runs in a row a scorecard says that a handler had; NaN when it says nothing. */
+export function runsClaimed(card: string, handler: string): number {
+  let column = -1
+  for (const line of card.split('\n')) {
+    const cells = line.split('|').slice(1, -1).map((text) => text.trim())
+    if (cells[0] === 'handler') column = cells.indexOf(RUNS)
+    else if (cells[0] === handler) return Number(cells[column] ?? NaN)
+  }
+  return NaN
 }
 
 export const wordOf = ({ kind }: Outcome): string => words[kind]
@@ -81,7 +98,7 @@ function isKind(text: string): text is Outcome['kind'] {
 }
 
 function cell(outcome: Outcome | undefined, notes: Notes): string {
-  if (outcome === undefined) return '**not run**'
+  if (outcome === undefined) return NOT_RUN
   return outcome.reason === '' ? words[outcome.kind] : `${words[outcome.kind]}${notes.reference(outcome.reason)}`
 }
 

@@ -7,7 +7,7 @@ import { runAll } from '#test/conformance/handler.ts'
 import { criImages, digestOfDigestImage } from '#test/conformance/images.ts'
 import { outcomeOf, sandboxOutcome, worst, type Outcome, type Results } from '#test/conformance/results.ts'
 import { whyNot } from '#test/conformance/scope.ts'
-import { claims, scorecard } from '#test/conformance/scorecard.ts'
+import { claims, runsClaimed, scorecard } from '#test/conformance/scorecard.ts'
 import { ociStore } from '#test/images/oci.ts'
 import { lackOfGo } from '../../tools/go.ts'
 
@@ -120,6 +120,8 @@ t.test('the same results make the same card, whatever ids and times are in them'
   const card = scorecard('v1', specs, [results('runc', '7c5d3b0e'), results('kuasar-qemu', '00000000')])
   t.equal(card, scorecard('v1', specs, [results('runc', 'ffffffff'), results('kuasar-qemu', 'ffffffff')]))
   t.match(card, /\| kuasar-qemu \| 10 \| 1 \| 3 \| 1 \| 0 \| 0 \|/)
+  t.equal(runsClaimed(card, 'kuasar-qemu'), 10)
+  t.ok(Number.isNaN(runsClaimed(card, 'kuasar-fake')) && Number.isNaN(runsClaimed(card.replaceAll('whole runs', 'else'), 'runc')), 'what it does not say is no number')
   t.match(card, /\| runtime should support streaming interfaces: runtime should support exec \(tty\) \| \*\*fail\*\* \[1\] \| \*\*fail\*\* \[1\] \|/)
   t.match(card, /^1\. dial POD in pod UUID$/m, 'a reason is given once')
   t.same([...claims(card, 'kuasar-qemu').values()], ['pass', '**fail**', 'skipped', '**fail**', '**fail**'], 'and can be read again')
