@@ -17,9 +17,12 @@ const PINGS = 300
 const handlers = [microvm, 'runc'] as const
 type Handler = (typeof handlers)[number]
 
-/** What the pod serves, with busybox alone: an echo, a source, a sink. By blocks: busybox's `head` goes byte by byte. */
+/**
+ * What the pod serves, with busybox alone: an echo, a source, a sink that says how much it read. By blocks: busybox's `head`
+ * and `wc` go byte by byte.
+ */
 const serve = `
-printf '#!/bin/sh\\nexec dd if=/dev/zero bs=1M count=${MIB} 2>/dev/null\\n' >/source; printf '#!/bin/sh\\nexec cat >/dev/null\\n' >/sink; chmod +x /source /sink
+printf '#!/bin/sh\\nexec dd if=/dev/zero bs=1M count=${MIB} 2>/dev/null\\n' >/source; printf '#!/bin/sh\\nexec dd of=/dev/null bs=1M iflag=fullblock 2>&1\\n' >/sink; chmod +x /source /sink
 nc -ll -p ${ports.echo} -e cat & nc -ll -p ${ports.source} -e /source & nc -ll -p ${ports.sink} -e /sink & echo serving
 trap "exit 0" TERM; while :; do sleep 1 & wait $!; done`
 

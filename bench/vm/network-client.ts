@@ -1,13 +1,13 @@
 /**
  * The node's end of bench/network.ts, run inside the node. Prints how many milliseconds an exchange took.
  *
- *   network-client.ts sink ADDRESS MIB     sends so much, and waits until all of it was read
+ *   network-client.ts sink ADDRESS MIB     sends so much, and waits until the pod says that it read all of it
  *   network-client.ts source ADDRESS MIB   reads so much
  *   network-client.ts echo ADDRESS COUNT   sends a byte and waits for it, so many times
  */
 import { once } from 'node:events'
 import { type Socket, connect } from 'node:net'
-import { finished } from 'node:stream/promises'
+import { text } from 'node:stream/consumers'
 
 /** Of the pod. */
 export const ports = { echo: 7001, source: 7002, sink: 7003 } as const
@@ -16,11 +16,12 @@ const MIB = 1024 * 1024
 
 async function sink(socket: Socket, mib: number): Promise<void> {
   const block = Buffer.alloc(MIB)
-  socket.resume()
+  // By dd, once it has read to the end: whole MiB, and what was left of one.
+  const said = text(socket)
   for (let sent = 0; sent < mib; sent++) if (!socket.write(block)) await once(socket, 'drain')
   socket.end()
-  // The other side closes once it has read to the end.
-  await finished(socket)
+  const [, whole = 'nothing', rest = ''] = /^(\d+)\+(\d+) records in$/m.exec(await said) ?? []
+  if (Number(whole) !== mib || Number(rest) !== 0) throw new Error(`the pod read ${whole}+${rest} MiB, not ${mib}+0`)
 }
 
 async function source(socket: Socket, mib: number): Promise<void> {
