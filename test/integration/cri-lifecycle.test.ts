@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { containerConfig, podConfig } from '#test/cri/config.ts'
+import { pidOf } from '#test/support/faults.ts'
 import { idle, images, inside, microvm, startKuasar } from '#test/support/kuasar.ts'
 
 const kuasar = await startKuasar()
@@ -107,6 +108,11 @@ t.test('what a process is given at its start', async (t) => {
   t.equal(await args.output(), 'arg of zero\n', 'the image\'s ENTRYPOINT stays')
 })
 
+t.test('guests that are emulated are said to be, with the reason', async (t) => {
+  const emulated = (await kuasar.sh(`tr '\\0' ' ' </proc/${await pidOf(kuasar.node, pod.id, 'qemu')}/cmdline`)).includes(' -accel tcg')
+  t.equal(/emulation \(TCG\), many times slower than KVM: \w/.test(await kuasar.sandboxer.service.log()), emulated, emulated ? 'emulated' : 'by KVM')
+})
+
 t.test('annotations reach the pod, its status and its containers\' specs', async (t) => {
   t.match((await pod.status()).annotations, annotations)
   const spec = await specOf(idler.id)
@@ -150,6 +156,20 @@ t.test('a container that is killed while the server of its files is busy elsewhe
   await killed.remove()
   t.equal(await inside(idler, 'echo well'), 'well')
   t.notMatch(await kuasar.sh(`cat /run/kuasar/sandboxes/${pod.id}/console.log`), /kernel BUG|Busy inodes/)
+})
+
+// After all that knows of no limits: containerd comes back with a base spec that has some.
+t.test('the limits of a spec are the process\'s, and its execs\'', async (t) => {
+  await kuasar.containerd.stop()
+  const rlimits = [{ type: 'RLIMIT_NOFILE', soft: 1234, hard: 5678 }, { type: 'RLIMIT_CORE', soft: 0, hard: 0 }]
+  await kuasar.containerd.start({ rlimits })
+  const command = 'ulimit -Sn; ulimit -Hn; ulimit -Hc'
+  t.not(await inside(idler, command), '1234\n5678\n0', 'who was there before has others')
+  const limited = await pod.run({ name: 'rlimits', command: ['sh', '-c', `${command}; while :; do sleep 1; done`] })
+  t.equal(await limited.outputMatching(/^0$/m), '1234\n5678\n0\n')
+  t.equal(await inside(limited, command), '1234\n5678\n0')
+  await limited.stop(0)
+  await limited.remove()
 })
 
 t.test('what is left', async (t) => {

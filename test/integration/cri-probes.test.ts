@@ -17,10 +17,17 @@ const pod = await kuasar.pod('probed')
 const container = await pod.run({ name: 'probed', ...idle })
 const vsock = await pidOf(node, pod.id, 'vhost-device-vsock')
 // The sandboxer's own connection to the agent stays; it is made by the first call, which may be this or a beat.
-{
+await t.test('the sandbox\'s metrics are those of the pod\'s cgroup in the guest', async (t) => {
   using services = connectServices(node)
-  await services.controller.Metrics({ sandboxId: pod.id })
-}
+  const { metrics } = await services.controller.Metrics({ sandboxId: pod.id })
+  t.equal(metrics?.id, pod.id)
+  const { memory, pids, cpu } = services.any.unpack(metrics?.data, 'io.containerd.cgroups.v2.Metrics')
+  const own = await inside(container, 'cat /sys/fs/cgroup/pids.current /sys/fs/cgroup/memory.current')
+  t.comment(`the pod: ${pids?.current} processes, ${memory?.usage} bytes; the container as it looks: ${own.replace('\n', ' processes, ')} bytes`)
+  t.ok(Number(memory?.usage) > 0, `${memory?.usage} bytes`)
+  t.ok(Number(pids?.current) > 0, `${pids?.current} processes`)
+  t.ok(Number(cpu?.usageUsec) > 0, `${cpu?.usageUsec} µs`)
+})
 
 /** Open files: a connection or a pipe that nobody closed would be among them, on both of its ends. */
 async function open() {

@@ -15,8 +15,14 @@ const MiB = 1024 * 1024
 // where this kernel has it.
 await sh('[ -e /sys/fs/cgroup/cgroup.controllers ] || mkdir /sys/fs/cgroup/hugetlb')
 
-const resources = { memoryLimitInBytes: String(300 * MiB), cpuPeriod: '100000', cpuQuota: '120000', hugepageLimits: [{ pageSize: '2MB', limit: String(16 * MiB) }] }
-const overhead = { memoryLimitInBytes: String(200 * MiB), cpuPeriod: '100000', cpuQuota: '30000' }
+/** Counted in, the overhead would make it two processors, and more memory than any reserve is. */
+const limitMiB = 300
+const hugepagesMiB = 16
+const overheadMiB = 400
+const resources = { memoryLimitInBytes: String(limitMiB * MiB), cpuPeriod: '100000', cpuQuota: '90000', hugepageLimits: [{ pageSize: '2MB', limit: String(hugepagesMiB * MiB) }] }
+const overhead = { memoryLimitInBytes: String(overheadMiB * MiB), cpuPeriod: '100000', cpuQuota: '30000' }
+/** What the guest's kernel keeps of the VM's memory for itself. */
+const kernelMiBMax = 100
 const config = podConfig({ name: 'resources' })
 const pod = await cri.runPod({ ...config, linux: { ...config.linux, resources, overhead } }, microvm)
 
@@ -27,7 +33,13 @@ const cgroup = (...files: readonly string[]) => `cd /sys/fs/cgroup; for file in 
 
 t.test('the VM is as large as the containers together, their huge pages and the guest\'s reserve; the overhead is the host\'s', async (t) => {
   const { plan } = await recordOf(node, pod.id)
-  t.match(plan, { vcpus: 2, memoryMiB: 300 + 160 + 16 })
+  t.equal(plan.vcpus, 1)
+  const reserveMiB = plan.memoryMiB - limitMiB - hugepagesMiB
+  t.ok(reserveMiB > 0 && reserveMiB < overheadMiB, `a reserve of ${reserveMiB} MiB`)
+  const [processors, totalKiB] = (await inside(limited, "nproc; sed -n 's/^MemTotal: *\\([0-9]*\\) kB$/\\1/p' /proc/meminfo")).split('\n').map(Number)
+  t.equal(processors, plan.vcpus, 'the guest has as many')
+  const totalMiB = (totalKiB ?? NaN) / 1024
+  t.ok(totalMiB > plan.memoryMiB - kernelMiBMax && totalMiB <= plan.memoryMiB, `of ${plan.memoryMiB} MiB the guest has ${totalMiB}`)
 })
 
 t.test('a container\'s limits are in its cgroup, and it sees no other', async (t) => {

@@ -1,6 +1,7 @@
 /** Statistics through CRI, beside what the guest says of itself; and of a pod whose guest says nothing. */
+import { dirname } from 'node:path'
 import t from 'tap'
-import { signalProcess } from '#test/support/faults.ts'
+import { recordOf, signalProcess } from '#test/support/faults.ts'
 import { idle, inside, microvm, startKuasar } from '#test/support/kuasar.ts'
 
 const kuasar = await startKuasar()
@@ -55,18 +56,52 @@ t.test('a container\'s numbers are the guest\'s', async (t) => {
   t.ok(writableLayer !== null)
 })
 
+/** The host's word, as the kubelet's cgroup of the pod has it in this node: v2, or v1's controllers. */
+async function hostSays(): Promise<{ readonly usage: number; readonly cpuNanos: number }> {
+  const parent = dirname((await recordOf(node, pod.id)).plan.cgroupPath)
+  const v2 = `cd .${parent}; cat memory.current; echo $(($(sed -n 's/^usage_usec //p' cpu.stat) * 1000))`
+  const v1 = `cat memory${parent}/memory.usage_in_bytes cpuacct${parent}/cpuacct.usage`
+  const text = await kuasar.sh(`cd /sys/fs/cgroup; if [ -e cgroup.controllers ]; then ${v2}; else ${v1}; fi`)
+  const [usage = NaN, cpuNanos = NaN] = text.trim().split('\n').map(Number)
+  return { usage, cpuNanos }
+}
+
 t.test('the pod\'s numbers are its cgroup\'s on the host, VM included, and hold its containers\'', async (t) => {
+  const before = await hostSays()
   const { linux, attributes } = await pod.stats()
+  const after = await hostSays()
+  const [usage, cpuNanos] = [Number(linux?.memory?.usageBytes?.value), Number(linux?.cpu?.usageCoreNanoSeconds?.value)]
+  t.ok(between(usage, before.usage, after.usage), `memory: ${before.usage} ≤ ${usage} ≤ ${after.usage}, within 5 %`)
+  t.ok(cpuNanos >= before.cpuNanos && cpuNanos <= after.cpuNanos, `CPU: ${before.cpuNanos} ≤ ${cpuNanos} ≤ ${after.cpuNanos} ns`)
   t.match(attributes, { id: pod.id, metadata: { name: 'measured' } })
   t.strictSame(new Set(linux?.containers.map(({ attributes: of }) => of?.metadata?.name)), new Set(['busy', 'still']))
   const container = linux?.containers.find(({ attributes: of }) => of?.id === busy.id)
-  // Not more than the container's: a guest whose processor is taken away from it counts that time as its own.
-  t.ok(Number(linux?.cpu?.usageCoreNanoSeconds?.value) > 0)
-  t.ok(Number(linux?.memory?.usageBytes?.value) > Number(container?.memory?.usageBytes?.value))
+  // Of CPU it need not be more than the container's: a guest whose processor is taken away from it counts that time as its own.
+  t.ok(usage > Number(container?.memory?.usageBytes?.value))
   t.ok(Number(linux?.process?.processCount?.value) > 0)
   t.equal(linux?.network?.defaultInterface?.name, 'eth0')
   const { stats } = await cri.runtime.ListPodSandboxStats({ filter: { id: pod.id } })
   t.match(stats, [{ attributes: { id: pod.id }, linux: { containers: [{}, {}] } }])
+})
+
+t.test('what the pod receives and sends is in its network\'s numbers', async (t) => {
+  const bytes = 2 * MiB
+  const counted = async () => {
+    const { linux } = await pod.stats()
+    return { rx: Number(linux?.network?.defaultInterface?.rxBytes?.value), tx: Number(linux?.network?.defaultInterface?.txBytes?.value) }
+  }
+  await kuasar.sh(`mkdir -p /scratch/www && head -c ${bytes} /dev/urandom >/scratch/www/data`)
+  const httpd = await node.start({ name: 'httpd', command: 'busybox', args: ['httpd', '-f', '-p', '8080', '-h', '/scratch/www'] })
+  const before = await counted()
+  t.equal(await inside(still, `for i in 1 2 3 4 5; do wget -q -O /data http://10.88.0.1:8080/data && break; sleep 1; done; httpd -p 80 -h / && wc -c </data`), String(bytes))
+  const received = await counted()
+  t.ok(received.rx - before.rx >= bytes && received.tx - before.tx < bytes, `in: ${before.rx} → ${received.rx}, out: ${before.tx} → ${received.tx}`)
+  const address = (await pod.status()).network?.ip
+  t.equal((await kuasar.sh(`busybox wget -q -O - http://${address}/data | wc -c`)).trim(), String(bytes))
+  const sent = await counted()
+  t.ok(sent.tx - received.tx >= bytes && sent.rx - received.rx < bytes, `in: ${received.rx} → ${sent.rx}, out: ${received.tx} → ${sent.tx}`)
+  await httpd.stop()
+  await kuasar.sh('rm -rf /scratch/www')
 })
 
 t.test('a pod whose guest is frozen: an error for that pod, and numbers for the others', async (t) => {

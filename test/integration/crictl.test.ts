@@ -2,6 +2,8 @@
  * A second client: crictl, which everybody who looks after a node has, goes the demo's way from a pod to its removal. The
  * module and version are critest's (test/conformance/go.mod); what it is given is what its own documentation shows.
  */
+import { readFile } from 'node:fs/promises'
+import { release } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import t from 'tap'
@@ -50,7 +52,7 @@ await t.test('the demo, by crictl', { skip: lack === undefined ? false : `lacks:
         '-c',
         [
           `echo ${name} > /written-by`,
-          `echo "I am ${name}, host name $(hostname)"`,
+          `echo "I am ${name} on kernel $(uname -r), host name $(hostname)"`,
           'echo "my root says it was written by: $(cat /written-by)"',
           ...(name === 'alice' ? ['echo "alice, over the network" > /index.html; httpd -p 127.0.0.1:8080 -h /; httpd -p 80 -h /'] : []),
           'trap "exit 42" TERM',
@@ -79,13 +81,15 @@ await t.test('the demo, by crictl', { skip: lack === undefined ? false : `lacks:
     t.match(await crictl('images'), /kuasar\.test\/busybox/)
   })
 
-  await t.test('what the containers print: each has a root of its own, and the pod\'s host name', async (t) => {
+  await t.test('what the containers print: the image\'s kernel, a root of their own, the pod\'s host name', async (t) => {
+    const { kernelRelease }: { readonly kernelRelease: string } = JSON.parse(await readFile(join(checkout, 'build/image/manifest.json'), 'utf8'))
+    t.not(kernelRelease, release(), 'which is not the host\'s')
     const says = (name: string, id: string) =>
       until(`${name} says both lines`, async () => {
         const text = await crictl('logs', id)
         return text.includes('written by') ? text : undefined
       })
-    for (const [name, id] of [['alice', alice], ['bob', bob]] as const) t.equal(await says(name, id), `I am ${name}, host name demo\nmy root says it was written by: ${name}`)
+    for (const [name, id] of [['alice', alice], ['bob', bob]] as const) t.equal(await says(name, id), `I am ${name} on kernel ${kernelRelease}, host name demo\nmy root says it was written by: ${name}`)
     t.equal(await crictl('logs', '--tail=1', alice), 'my root says it was written by: alice')
   })
 

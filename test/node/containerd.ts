@@ -25,6 +25,8 @@ export interface ContainerdOptions {
   readonly snapshotter?: 'overlayfs' | 'native' | 'erofs'
   /** Directory of hosts.toml files that say how registries are reached. Default: as their names say. */
   readonly registryHosts?: string
+  /** `process.rlimits` of every sandboxed container's spec: containerd has them from a base spec, and CRI names none. */
+  readonly rlimits?: readonly { readonly type: string; readonly soft: number; readonly hard: number }[]
   /** What pods are connected to. Default: a bridge. */
   readonly network?: CniNetwork
 }
@@ -36,6 +38,7 @@ export const streamPort = 10_010
 export const sandboxers = ['kuasar-qemu', 'kuasar-fake'] as const
 
 export const containerdConfigPath = '/etc/containerd/config.toml'
+const baseSpecPath = '/etc/containerd/base-spec.json'
 export const cniConfigPath = '/etc/cni/net.d/10-node.conflist'
 
 /** The stub shim, one for every runtime. */
@@ -53,6 +56,7 @@ export function containerdConfig(options: ContainerdOptions = {}): string {
     io_type: options.ioType ?? 'streaming',
     privileged_without_host_devices: true,
     pod_annotations: ['io.kuasar.*'],
+    ...(options.rlimits === undefined ? {} : { base_runtime_spec: baseSpecPath }),
   })
   return stringify({
     version: 3,
@@ -116,6 +120,7 @@ export async function startContainerd(node: TestNode, options: ContainerdOptions
   let current = options
   const start = async () => {
     await linkInto(node, current.sandboxers ?? sandboxers)
+    if (current.rlimits !== undefined) await writeFile(node.path(baseSpecPath), await baseSpec(node, current.rlimits))
     await writeFile(node.path(containerdConfigPath), containerdConfig(current))
     return node.start({ name: 'containerd', command: 'containerd', args: [], ready: () => criReady(cri), readyMsMax })
   }
@@ -144,6 +149,12 @@ export async function startContainerd(node: TestNode, options: ContainerdOptions
     },
   }
   return containerd
+}
+
+/** containerd's own default, and these. */
+async function baseSpec(node: TestNode, rlimits: NonNullable<ContainerdOptions['rlimits']>): Promise<string> {
+  const spec: { readonly process: object } = JSON.parse(await node.run('ctr', ['oci', 'spec']))
+  return JSON.stringify({ ...spec, process: { ...spec.process, rlimits } })
 }
 
 async function criReady(cri: Cri): Promise<boolean> {

@@ -7,6 +7,7 @@ import type { TestNode } from '#test/node/node.ts'
 import { inside } from '#test/node/paths.ts'
 import { poll } from '#test/node/poll.ts'
 import { connectGrpc } from '#shared/rpc/grpc-client.ts'
+import type { AnyCodec } from '#shared/rpc/any.ts'
 import { loadProtos } from '#shared/rpc/load.ts'
 import { loadServices, type ServiceTypesOf } from '#shared/rpc/services.ts'
 import type { Calls } from '#shared/ttrpc/method.ts'
@@ -72,6 +73,7 @@ export interface Services extends Disposable {
   readonly admin: Calls<ServiceTypesOf<'admin'>>
   /** containerd's */
   readonly store: Calls<ServiceTypesOf<'store'>>
+  readonly any: AnyCodec
 }
 
 /** The services that CRI hides. */
@@ -85,6 +87,7 @@ export function connectServices(node: TestNode): Services {
     controller: sandboxer.calls(rpc.controller),
     admin: admin.calls(rpc.admin),
     store: containerd.calls(rpc.store),
+    any: rpc.any,
     [Symbol.dispose]() {
       for (const connection of [sandboxer, admin, containerd]) connection.close()
     },

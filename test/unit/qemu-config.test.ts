@@ -11,7 +11,7 @@ t.test('an empty table works', (t) => {
 
 for (const [about, table, message] of [
   ['an unknown accelerator', { accel: 'hvf' }, /kuasar-qemu\.accel: "hvf" is not accepted: expected one of "auto", "kvm", "tcg"/],
-  ['a key with a typo', { kernal: '/k' }, /kuasar-qemu: unknown key kernal = "/k"; did you mean kernel\?/],
+  ['a key with a typo', { kernal: '/k' }, /kuasar-qemu: unknown key kernal = "\/k"; did you mean kernel\?/],
   ['a relative path', { kernel: 'vmlinuz' }, /kuasar-qemu\.kernel: "vmlinuz" is not accepted: expected an absolute path without ","/],
   ['a path that would end its option', { rootfs: '/r,read-only=off' }, /kuasar-qemu\.rootfs: .* expected an absolute path without ","/],
   ['a CPU model that is more than one', { cpu: 'max -device x' }, /kuasar-qemu\.cpu: .* expected a CPU model/],

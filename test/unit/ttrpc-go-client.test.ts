@@ -34,6 +34,8 @@ t.test('Go client, our server', { skip: 'lack' in peer && `lacks: ${peer.lack}` 
   }
 })
 
+const codeOf = (error: unknown): string => (hasCode(error, 'UNAVAILABLE') ? 'UNAVAILABLE' : explain(error))
+
 type Method = 'Echo' | 'Sum' | 'Count' | 'Chat'
 
 /** A server whose handlers wait for what ends them, and what that was. */
@@ -44,7 +46,6 @@ async function waitingServer(socket: string) {
     over.add(method)
     ends.get(method)?.resolve(how)
   }
-  const codeOf = (error: unknown) => (hasCode(error, 'UNAVAILABLE') ? 'UNAVAILABLE' : explain(error))
   const handlers: Handlers<PeerTypes> = {
     async Echo(request, { signal }) {
       if (request.value.length > 0) return request
