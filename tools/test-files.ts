@@ -50,7 +50,8 @@ export async function runFiles({ group, files, jobs, timeoutSeconds, keepAt }: F
     keep.write(`${line}\n`)
     const file = open.read(line)
     if (file === undefined) continue
-    results.push(open.close(file))
+    const known = results.some((result) => result.file === file && !clean(result))
+    if (!known) results.push(open.close(file))
     open = new OpenFile(group)
   }
   keep.end()
@@ -58,10 +59,15 @@ export async function runFiles({ group, files, jobs, timeoutSeconds, keepAt }: F
   process.off('SIGINT', interrupt).off('SIGTERM', interrupt)
   const rest = open.close(group)
   if (rest.passed > 0 || !clean(rest)) results.push(rest)
-  if (code !== 0 && results.every(clean)) {
-    results.push({ file: group, passed: 0, notes: [], complaints: [`FAILED ${group}: tap ended with code ${code}; see ${keepAt}`] })
-  }
+  // A file that bails out takes all after it along, and tap says nothing of them.
+  const ran = new Set(results.map(({ file }) => file))
+  results.push(...files.filter((file) => !ran.has(file)).map((file) => failure(file, `it did not run to its end; see ${keepAt}`)))
+  if (code !== 0 && results.every(clean)) results.push(failure(group, `tap ended with code ${code}; see ${keepAt}`))
   return results
+}
+
+function failure(file: string, complaint: string): FileResult {
+  return { file, passed: 0, notes: [], complaints: [`FAILED ${file}: ${complaint}`] }
 }
 
 /** What was read of a test file. tap prints its files one after another, however many run at a time. */
@@ -69,6 +75,8 @@ class OpenFile {
   readonly #group: string
   readonly #complaints: string[] = []
   #passed = 0
+  #excused = 0
+  #expired = false
 
   constructor(group: string) {
     this.#group = group
@@ -76,25 +84,47 @@ class OpenFile {
 
   /** One line of TAP: leaf results are counted, files and failures are shown. Answers the file that ends with it. */
   read(line: string): string | undefined {
-    const match = /^( *)(not )?ok \d+ ?(.*)$/.exec(line)
+    if (this.#expired) return this.#readExpired(line)
+    // A file that took too long ends so, with or without a line of its own before; its name follows.
+    this.#expired = /^not ok \d+ - timeout!$/.test(line)
+    const match = this.#expired ? null : /^( *)(not )?ok \d+ ?(.*)$/.exec(line)
     if (match === null) return undefined
     const [, indent = '', not, text = ''] = match
-    const skipped = / # SKIP ?(.*)$/i.exec(text)
-    if (skipped !== null && !/\blacks: \S/.test(skipped[1] ?? '')) {
-      this.#complaints.push(`skipped without naming what the machine lacks: ${text}`)
-    } else if (skipped !== null) {
-      console.log(`  skipped ${text}`)
-    }
     if (indent === '') console.log(`  ${not === undefined ? 'ok    ' : 'FAILED'} ${text}`)
-    // Subtests close with a line that carries their time; assertions carry none.
-    if (!/ # time=/.test(text) && skipped === null) {
-      if (not === undefined) this.#passed++
-      else this.#complaints.push(text.replace(/^- /, ''))
-    }
+    this.#count(not === undefined, text)
     if (indent !== '') return undefined
-    const file = /^- (\S+)/.exec(text)?.[1] ?? this.#group
-    if (not !== undefined && this.#complaints.length === 0) this.#complaints.push('it ended badly; its TAP says how')
+    if (this.#complaints.length === 0) {
+      if (not !== undefined) this.#complaints.push('it ended badly; its TAP says how')
+      else if (this.#passed + this.#excused === 0) this.#complaints.push('it asserts nothing')
+    }
+    return /^- (\S+)/.exec(text)?.[1] ?? this.#group
+  }
+
+  #readExpired(line: string): string | undefined {
+    const file = /^ {2}expired: (.*)$/.exec(line)?.[1]
+    if (file === undefined) return undefined
+    console.log(`  FAILED - ${file} took too long`)
+    if (this.#complaints.length === 0) this.#complaints.push('it took too long')
     return file
+  }
+
+  #count(ok: boolean, text: string): void {
+    const [, directive = '', reason = ''] = / # (SKIP|TODO)\b ?(.*)$/i.exec(text) ?? []
+    switch (directive.toUpperCase()) {
+      case 'TODO':
+        this.#complaints.push(`yet to be done: ${text}`)
+        return
+      case 'SKIP':
+        if (/\blacks: \S/.test(reason)) {
+          this.#excused++
+          console.log(`  skipped ${text}`)
+        } else this.#complaints.push(`skipped without naming what the machine lacks: ${text}`)
+        return
+    }
+    // Subtests close with a line that carries their time; assertions carry none.
+    if (/ # time=/.test(text)) return
+    if (ok) this.#passed++
+    else this.#complaints.push(text.replace(/^- /, ''))
   }
 
   close(file: string): FileResult {

@@ -3,8 +3,9 @@
  *
  *   node tools/test.ts unit integration
  *
- * A skip is a failure unless its reason names what the machine lacks ("lacks: …"): a test that quietly does not run
- * promises nothing. The whole TAP of each group is kept in build/test/GROUP.tap.
+ * A skip is a failure unless its reason names what the machine lacks ("lacks: …"); so is a todo, and a file that asserts
+ * nothing: a test that quietly does not run promises nothing. The whole TAP of each group is kept in
+ * build/test/GROUP.tap.
  */
 import { globSync, mkdirSync } from 'node:fs'
 import { clean, type FileResult, runFiles } from './test-files.ts'
@@ -42,7 +43,9 @@ if (names.length === 0) fail(`name at least one group: ${Object.keys(groups).joi
 const results: FileResult[] = []
 for (const name of names) {
   const group = groups[name] ?? fail(`unknown group ${JSON.stringify(name)}; there are ${Object.keys(groups).join(', ')}`)
+  const startMs = performance.now()
   results.push(...(await runGroup(name, group)))
+  console.log(`== ${name}: took ${((performance.now() - startMs) / 1000).toFixed(0)} s`)
 }
 for (const { notes, complaints } of results) for (const line of [...notes, ...complaints]) console.log(line)
 const sum = (count: (result: FileResult) => number) => results.reduce((total, result) => total + count(result), 0)

@@ -1,0 +1,104 @@
+/** What a run of tests says of its files: nothing that did not run may pass for what held. */
+import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { execa } from 'execa'
+import t from 'tap'
+import type { FileResult } from '../../tools/test-files.ts'
+
+const checkout = resolve(import.meta.dirname, '../..')
+
+/** Below the checkout, where tap is found, and a project of its own: a tap tidies up where it runs. */
+await mkdir(join(checkout, 'build'), { recursive: true })
+const work = await mkdtemp(join(checkout, 'build/test-files-'))
+t.teardown(() => rm(work, { recursive: true }))
+await writeFile(join(work, 'package.json'), '{ "type": "module" }')
+await copyFile(join(checkout, '.taprc'), join(work, '.taprc'))
+
+type Result = Pick<FileResult, 'file' | 'passed' | 'complaints'>
+
+interface Run {
+  /** By name. */
+  readonly results: readonly Result[]
+  /** What the reader saw meanwhile. */
+  readonly shown: string
+}
+
+/** Runs a directory of files, named after what is in them, by runFiles in a process without this tap's hooks. */
+async function run(directory: string, bodies: Readonly<Record<string, string>>, timeoutSeconds = 120): Promise<Run> {
+  await mkdir(join(work, directory))
+  const files: string[] = []
+  for (const [name, body] of Object.entries(bodies)) {
+    files.push(`${directory}/${name}.test.ts`)
+    await writeFile(join(work, directory, `${name}.test.ts`), `import t from 'tap'\n${body}\n`)
+  }
+  const asked = { group: 'group', files, jobs: 2, timeoutSeconds, keepAt: `${directory}.tap` }
+  const script = `
+    import { runFiles } from '${checkout}/tools/test-files.ts'
+    console.log(JSON.stringify(await runFiles(${JSON.stringify(asked)})))`
+  const clear = Object.keys(process.env).filter((name) => name === 'NODE_OPTIONS' || name.startsWith('TAP'))
+  const args = [...clear.flatMap((name) => ['-u', name]), process.execPath, '--input-type=module', '--eval', script]
+  const { stdout } = await execa('env', args, { cwd: work })
+  const end = stdout.lastIndexOf('\n')
+  const parsed: FileResult[] = JSON.parse(stdout.slice(end + 1))
+  const short = (text: string) => text.replaceAll(`${directory}/`, '').replaceAll('.test.ts', '')
+  const results = parsed.map(({ file, passed, complaints }): Result => ({ file: short(file), passed, complaints: complaints.map(short) }))
+  return { results: results.toSorted((a, b) => (a.file < b.file ? -1 : 1)), shown: short(stdout.slice(0, end)) }
+}
+
+t.test('what held is counted, what did not is a failure each, and so is what did not run', async (t) => {
+  const { results, shown } = await run('all', {
+    broken: 't.test(',
+    crash: "t.pass('one'); t.test('inner', async (t) => { process.kill(process.pid, 'SIGKILL'); await new Promise(() => {}) })",
+    exits: "t.test('inner', async (t) => { t.pass('one'); process.exit(0) }); t.test('never', async (t) => { t.fail('ran') })",
+    fails: "t.test('inner', async (t) => { t.pass('one'); t.equal(1, 2, 'numbers') }); t.test('thrower', async () => { throw new Error('thrown') })",
+    holds: "t.pass('one'); t.test('inner', async (t) => { t.pass('two'); await t.test('deeper', async (t) => { t.pass('three') }) })",
+    hollow: "t.test('inner', async () => {})",
+    none: '',
+    'skip-bare': "t.pass('one'); t.test('inner', { skip: true }, () => {}); t.ok(true, 'assertion', { skip: 'later' })",
+    'skip-lacks': "t.test('inner', { skip: 'lacks: a moon' }, () => {})",
+    'skip-name': "t.test('lacks: a moon', { skip: 'lacks:' }, () => {}); t.pass('# SKIP'); t.pass('# TODO')",
+    'skip-whole': "t.plan(0, 'not today')",
+    todo: "t.todo('one'); t.test('no body'); t.test('inner', async (t) => { t.pass('two', { todo: true }); t.fail('three', { todo: 'soon' }) })",
+  })
+  const unnamed = 'skipped without naming what the machine lacks:'
+  const todos = ['- one # TODO', '- no body # TODO', '- two # TODO', '- three # TODO soon'].map((text) => `yet to be done: ${text}`)
+  const expected: [file: string, passed: number, ...complaints: string[]][] = [
+    ['broken', 0, 'it ended badly; its TAP says how'],
+    ['crash', 1, 'it ended badly; its TAP says how'],
+    ['exits', 1, 'test unfinished'],
+    ['fails', 1, 'numbers', 'thrown'],
+    ['holds', 3],
+    ['hollow', 0, 'it asserts nothing'],
+    ['none', 0, `${unnamed} - none # SKIP no tests found`],
+    ['skip-bare', 1, `${unnamed} - inner # SKIP`, `${unnamed} - assertion # SKIP later`],
+    ['skip-lacks', 0],
+    ['skip-name', 2, `${unnamed} - lacks: a moon # SKIP lacks:`],
+    ['skip-whole', 0, `${unnamed} - skip-whole # SKIP not today`],
+    ['todo', 0, ...todos],
+  ]
+  for (const [index, [file, passed, ...complaints]] of expected.entries()) {
+    t.same(results[index], { file, passed, complaints: complaints.map((text) => `FAILED ${file}: ${text}`) }, file)
+  }
+  t.equal(results.length, expected.length)
+  t.match(shown, /^ {2}ok {5}- holds /m)
+  t.match(shown, /^ {2}FAILED - fails /m)
+  t.match(shown, /^ {2}skipped - inner # SKIP lacks: a moon$/m)
+  t.match(await readFile(join(work, 'all.tap'), 'utf8'), /^ +not ok 2 - numbers$/m, 'the whole TAP is kept')
+})
+
+// How tap says it depends on what the file was at.
+t.test('a file that takes too long fails, once and by its name', async (t) => {
+  const slow = "t.test('inner', async (t) => { t.pass('one'); setInterval(() => {}, 1000); await new Promise(() => {}) })"
+  const { results } = await run('late', { slow }, 2)
+  const failed = results.filter(({ complaints }) => complaints.length > 0)
+  t.match(failed, [{ file: 'slow', complaints: [/^FAILED slow: (timeout!|it took too long|it ended badly.*)$/] }])
+  t.equal(failed.length, 1)
+})
+
+// Whether a file beside it is over by then is the machine's affair.
+t.test('a file that tap says nothing of fails: it bailed out', async (t) => {
+  const { results } = await run('bail', { a: "t.fail('one')", b: "t.bailout('no')", c: "t.pass('two')" })
+  t.same(results.find(({ file }) => file === 'b'), { file: 'b', passed: 0, complaints: ['FAILED b: it did not run to its end; see bail.tap'] })
+  t.notSame(results.find(({ file }) => file === 'a')?.complaints, [])
+  t.ok(results.some(({ file }) => file === 'c'), 'each file has a result')
+})
