@@ -3,17 +3,36 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { mkdir, readdir, readFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, readlink, stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { execa } from 'execa'
 import t from 'tap'
 import { images } from '#test/images/catalog.ts'
+import { containerdSeed, ensureBuilt } from '#test/node/built.ts'
 import { nodeCgroups } from '#test/node/cgroup.ts'
 import { collectDeadNodes } from '#test/node/collect.ts'
 import { startContainerd } from '#test/node/containerd.ts'
 import { leaksSince, snapshot } from '#test/node/leaks.ts'
 import { startNode } from '#test/node/node.ts'
-import { runDir } from '#test/node/paths.ts'
+import { buildDir, checkout, runDir } from '#test/node/paths.ts'
+import { rootDir } from '#test/node/root.ts'
+
+const namespaceKinds = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'uts'] as const
+
+/** The namespaces of a process, as the kernel names them: "net:[4026531840]". */
+async function namespacesOf(pid: string): Promise<string[]> {
+  const links = namespaceKinds.map((kind) => readlink(`/proc/${pid}/ns/${kind}`).catch(() => ''))
+  return (await Promise.all(links)).filter((name) => name !== '')
+}
+
+/** All namespaces that processes of the node are in and we are not, its pods' among them. */
+async function namespacesIn(name: string): Promise<string[]> {
+  const ours = await namespacesOf('self')
+  const found = await Promise.all((await processesOf(name)).map(namespacesOf))
+  return [...new Set(found.flat())].filter((namespace) => !ours.includes(namespace))
+}
 
 /** Every process whose command line or cgroups still name the node. */
 async function processesOf(name: string): Promise<string[]> {
@@ -25,15 +44,53 @@ async function processesOf(name: string): Promise<string[]> {
   return found
 }
 
-async function traces(name: string): Promise<Record<string, unknown>> {
+/** What there is of a node. Its namespaces are in use as long as a process is in one, or a mount holds one's file. */
+async function traces(name: string, namespaces: readonly string[] = []): Promise<Record<string, unknown>> {
+  const held: string[] = []
+  const mounts: string[] = []
+  for (const pid of await readdir('/proc')) {
+    if (!/^\d+$/.test(pid)) continue
+    const mountinfo = await readFile(`/proc/${pid}/mountinfo`, 'utf8').catch(() => '')
+    mounts.push(...mountinfo.split('\n').filter((line) => line.includes(name)).map((line) => `${pid}: ${line}`))
+    const here = await namespacesOf(pid)
+    held.push(...namespaces.filter((namespace) => here.includes(namespace) || mountinfo.includes(namespace)).map((namespace) => `${pid}: ${namespace}`))
+  }
   return {
     processes: await processesOf(name),
+    mounts,
+    namespaces: held,
     cgroups: (await nodeCgroups(name)).filter((cgroup) => cgroup === name),
     directory: existsSync(`${runDir}/${name}`),
   }
 }
 
-const nothing = { processes: [], cgroups: [], directory: false }
+const nothing: Readonly<Record<string, unknown>> = { processes: [], mounts: [], namespaces: [], cgroups: [], directory: false }
+
+/** What is built, by inode and time. */
+async function identities(): Promise<Record<string, unknown>> {
+  const [root, seed] = await Promise.all([rootDir, containerdSeed].map((path) => stat(path, { bigint: true })))
+  const names = (await readdir(buildDir)).filter((name) => name !== 'lock')
+  return { root: [root?.ino, root?.mtimeNs], seed: [seed?.ino, seed?.mtimeNs], names: names.toSorted() }
+}
+
+t.test('what it starts from is built once', async (t) => {
+  await ensureBuilt()
+  const before = await identities()
+  await ensureBuilt()
+  const { stderr } = await execa(process.execPath, [join(checkout, 'test/node/build.ts')])
+  t.equal(stderr, `node: ${rootDir} is up to date`)
+  t.same(await identities(), before)
+})
+
+t.test('its namespaces are its own', async (t) => {
+  await using node = await startNode()
+  const inside = (await node.run('readlink', namespaceKinds.map((kind) => `/proc/self/ns/${kind}`))).trimEnd().split('\n')
+  t.same(inside.map((name) => name.split(':')[0]), namespaceKinds)
+  const ours = await namespacesOf('self')
+  t.equal(ours.length, namespaceKinds.length)
+  for (const name of inside) t.notOk(ours.includes(name), name)
+  t.same(await namespacesOf(String(node.pid)), inside, 'and its first process is in them')
+})
 
 t.test('programs inside', async (t) => {
   await using node = await startNode()
@@ -245,11 +302,16 @@ t.test('nothing is left', async (t) => {
   await t.test('after a SIGKILL of its PID 1', async (t) => {
     const node = await startNode()
     const { cri } = await startContainerd(node)
-    await cri.runPod({}, 'runc')
+    const pod = await cri.runPod({}, 'runc')
+    await pod.run({ command: ['sleep', '1000'] })
     cri.close()
+    const namespaces = await namespacesIn(node.name)
+    const before = await traces(node.name, namespaces)
+    for (const [kind, found] of Object.entries(before)) t.notSame(found, nothing[kind], `there are ${kind} before`)
+    t.ok(namespaces.length > namespaceKinds.length, 'the pod has some of its own')
     process.kill(node.pid, 'SIGKILL')
     await node.ended
-    t.strictSame(await traces(node.name), nothing)
+    t.strictSame(await traces(node.name, namespaces), nothing)
   })
 
   await t.test('after a SIGKILL of the process that started it, once another node starts', async (t) => {
@@ -268,6 +330,47 @@ t.test('nothing is left', async (t) => {
     await once(starter, 'exit')
     while ((await processesOf(name)).length > 0) await sleep(20)
     await collectDeadNodes()
+    t.strictSame(await traces(name), nothing)
+  })
+})
+
+t.test('make node-shell', async (t) => {
+  const program = join(checkout, 'test/node/shell.ts')
+
+  await t.test('is a shell with everything running, and all ends with it', async (t) => {
+    const { stdout: recipe } = await execa('make', ['--dry-run', 'node-shell'], { cwd: checkout })
+    t.match(recipe, /\bnode test\/node\/shell\.ts$/)
+    const commands = [
+      'set -e',
+      'cri run -n in-runc sleep 1000',
+      'cri run -r kuasar-qemu -n in-vm sh -c "echo from the VM; sleep 1000"',
+      'cri ps',
+      'cri pods',
+      'id=$(cri ps | grep in-vm | cut -d " " -f 1)',
+      'until cri logs "$id" | grep "from the VM"; do sleep 0.2; done',
+      'ls /scratch/logs',
+      'echo "node $(cat /proc/sys/kernel/hostname)"',
+    ]
+    const { stdout, stderr, exitCode } = await execa(process.execPath, [program], { input: `${commands.join('\n')}\n`, reject: false })
+    t.equal(exitCode, 0, stderr)
+    t.match(stdout, /^A node with containerd and the sandboxer\./)
+    t.match(stdout, /^\w+ +in-runc +RUNNING /m)
+    t.match(stdout, /^\w+ +in-vm +RUNNING /m)
+    t.match(stdout, /^\w+ +in-vm +READY +kuasar-qemu$/m)
+    t.match(stdout, /^from the VM$/m)
+    t.match(stdout, /^sandboxer\.log$/m)
+    const name = /^node (.*)$/m.exec(stdout)?.[1] ?? ''
+    t.match(name, /^kuasar-node-/)
+    t.strictSame(await traces(name), nothing)
+  })
+
+  await t.test('has a terminal of the node’s own, and ends with its command’s status', async (t) => {
+    const command = `${process.execPath} ${program} 'echo "on $(tty) of $(cat /proc/sys/kernel/hostname)"; exit 7'`
+    const { stdout, exitCode } = await execa('script', ['--quiet', '--return', '--command', command, '/dev/null'], { stdin: 'ignore', reject: false })
+    t.equal(exitCode, 7)
+    const [, terminal, name = ''] = /on (\S+) of (\S+)/.exec(stdout) ?? []
+    t.match(terminal, /^\/dev\/pts\/\d+$/)
+    t.match(name, /^kuasar-node-/)
     t.strictSame(await traces(name), nothing)
   })
 })
