@@ -9,13 +9,14 @@
  *
  *   data    both ways       count bytes follow, WINDOW_BYTES at most
  *   end     both ways       the end of this direction; count is 0
- *   credit  both ways       so many bytes of data were taken, and may come again
+ *   credit  both ways       so many bytes of data were taken, and may come again; a quarter of WINDOW_BYTES at least
  *   done    guest → host    both ends were seen, and all was taken; count is 0
  *
  * Numbers are big-endian. Either side may have WINDOW_BYTES of data under way that the other has not taken, so a carrier
- * is always read, and no reader that is slow ever fills it: vhost-device-vsock 0.3.0 stalls for good when both directions
- * of a connection are full. Done is the guest's last word and tells the host to close: no data is under way then, so no
- * carrier can lose any by how it closes. A carrier that closes before is the connection's reset.
+ * is always read, but for the host's rests from a guest that costs too much, and no reader that is slow ever fills it:
+ * vhost-device-vsock 0.3.0 stalls for good when both directions of a connection are full. Done is the guest's last word and
+ * tells the host to close: no data is under way then, so no carrier can lose any by how it closes. A carrier that closes
+ * before is the connection's reset.
  */
 import { RuntimeError, unreachable } from '../errors.ts'
 
