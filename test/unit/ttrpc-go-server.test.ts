@@ -153,7 +153,7 @@ t.test('our client, Go server', { skip: 'lack' in peer && `lacks: ${peer.lack}` 
   })
 
   await t.test('killed with calls and streams pending', async (t) => {
-    await using server = await servePeer(peer, sockets.path('killed'))
+    await using server = await servePeer(peer.path, sockets.path('killed'))
     using mortal = await connect(sockets.path('killed'))
     const { calls } = mortal
     const counting = Promise.withResolvers<void>()
