@@ -34,6 +34,8 @@ const cases: readonly Case[] = [
   { pattern: /^exec(?:ve)?[: ].*Permission denied/i, code: 'PERMISSION_DENIED', say: (command) => `exec: "${command}": permission denied` },
   { pattern: /^exec(?:ve)?[: ].*Exec format error/i, code: 'INVALID_ARGUMENT', say: (command) => `exec: "${command}": exec format error` },
   { pattern: /^chdir .*No such file or directory/, code: 'INVALID_ARGUMENT' },
+  // A working directory or a mount's destination that is, or lies below, a file of the image; or a file mounted on a directory.
+  { pattern: /^(?:chdir|mkdir|mount) .*Not a directory$/, code: 'INVALID_ARGUMENT' },
   { pattern: /^container .* already exists/, code: 'ALREADY_EXISTS' },
   { pattern: /error opening file .*\/status.*No such file or directory/, code: 'NOT_FOUND' },
   { pattern: /the container .* is not running|container .* is not running/, code: 'FAILED_PRECONDITION' },
