@@ -29,6 +29,8 @@ export interface ContainerdOptions {
   readonly rlimits?: readonly { readonly type: string; readonly soft: number; readonly hard: number }[]
   /** What pods are connected to. Default: a bridge. */
   readonly network?: CniNetwork
+  /** Default: longer than a guest that does not answer can hold CRI up, which is 100 s. */
+  readonly readyMsMax?: number
 }
 
 /** CRI's streaming server (exec, attach, port-forward) listens here; every node has a network of its own. */
@@ -106,8 +108,7 @@ export interface Containerd extends AsyncDisposable {
   setNetwork(network: CniNetwork): Promise<void>
 }
 
-/** CRI waits for what it recovers; a guest that does not answer can hold it for 100 s. */
-const readyMsMax = 150_000
+const readyMsDefault = 150_000
 
 /** Starts containerd in a node and waits until CRI is ready. */
 export async function startContainerd(node: TestNode, options: ContainerdOptions = {}): Promise<Containerd> {
@@ -122,7 +123,7 @@ export async function startContainerd(node: TestNode, options: ContainerdOptions
     await linkInto(node, current.sandboxers ?? sandboxers)
     if (current.rlimits !== undefined) await writeFile(node.path(baseSpecPath), await baseSpec(node, current.rlimits))
     await writeFile(node.path(containerdConfigPath), containerdConfig(current))
-    return node.start({ name: 'containerd', command: 'containerd', args: [], ready: () => criReady(cri), readyMsMax })
+    return node.start({ name: 'containerd', command: 'containerd', args: [], ready: () => criReady(cri), readyMsMax: current.readyMsMax ?? readyMsDefault })
   }
   let service = await start()
   const containerd: Containerd = {
@@ -168,7 +169,7 @@ async function criReady(cri: Cri): Promise<boolean> {
 
 /** Resolves when containerd has taken up a network that was written to `cniConfigPath`. */
 export async function networkTaken(cri: Cri, network: CniNetwork): Promise<void> {
-  const taken = await poll(readyMsMax, async () => ((await cniOf(cri)) === cniConfig(network) ? true : undefined))
+  const taken = await poll(readyMsDefault, async () => ((await cniOf(cri)) === cniConfig(network) ? true : undefined))
   if (taken !== true) throw new Error(`containerd has not taken up the network:\n${await cniOf(cri)}`)
 }
 

@@ -1,5 +1,8 @@
 /** What tests of faults do to a node: look a sandbox up in its ledger, signal its processes, wait for what follows. */
+import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
+import { connect } from 'node:net'
+import { createInterface } from 'node:readline'
 import { hasCode } from '#shared/errors.ts'
 import { parseRecord, type SandboxRecord } from '#host/sandbox/record.ts'
 import type { Pod } from '#test/cri/pod.ts'
@@ -68,17 +71,29 @@ export async function signalProcess(
   await node.run('sh', ['-c', `kill -${signal} ${await pidOf(node, id, name)}`])
 }
 
+/** Has QEMU stop its VM, at a control socket that nobody else holds: nothing in it runs any more, and no signal did it. */
+export async function stopVm(controlSocket: string): Promise<void> {
+  const socket = connect(controlSocket)
+  await once(socket, 'connect')
+  socket.write('{"execute":"qmp_capabilities"}\n{"execute":"stop"}\n')
+  for await (const line of createInterface({ input: socket })) {
+    if (line.includes('"event": "STOP"')) return void socket.destroy()
+  }
+  throw new Error(`QEMU at ${controlSocket} did not stop its VM`)
+}
+
 export interface Services extends Disposable {
   readonly controller: Calls<ServiceTypesOf<'controller'>>
   readonly admin: Calls<ServiceTypesOf<'admin'>>
   /** containerd's */
   readonly store: Calls<ServiceTypesOf<'store'>>
   readonly any: AnyCodec
+  readonly tasks: Calls<ServiceTypesOf<'tasks'>>
 }
 
 /** The services that CRI hides. */
 export function connectServices(node: TestNode): Services {
-  const rpc = loadServices(loadProtos(), ['controller', 'admin', 'store'])
+  const rpc = loadServices(loadProtos(), ['controller', 'admin', 'store', 'tasks'])
   const options = { namespace: 'k8s.io' }
   const sandboxer = connectGrpc(node.path(inside.sandboxerSocket), options)
   const admin = connectGrpc(node.path('/run/kuasar/admin.sock'))
@@ -88,6 +103,7 @@ export function connectServices(node: TestNode): Services {
     admin: admin.calls(rpc.admin),
     store: containerd.calls(rpc.store),
     any: rpc.any,
+    tasks: containerd.calls(rpc.tasks),
     [Symbol.dispose]() {
       for (const connection of [sandboxer, admin, containerd]) connection.close()
     },
