@@ -2,12 +2,20 @@
 import t, { type Test } from 'tap'
 import { hasCode, RuntimeError, type StatusName } from '#shared/errors.ts'
 import { podConfig } from '#test/cri/config.ts'
+import { sandboxers } from '#test/node/containerd.ts'
+import { connectServices } from '#test/support/faults.ts'
 import { idle, microvm, startKuasar } from '#test/support/kuasar.ts'
+import { PROCESS_TYPE } from '#test/support/task-client.ts'
 
-const kuasar = await startKuasar()
+/** Known to containerd, and not to the sandboxer's configuration. */
+const untold = 'kuasar-untold'
+
+const kuasar = await startKuasar({ containerd: { sandboxers: [...sandboxers, untold] } })
 t.teardown(() => kuasar[Symbol.asyncDispose]())
-const { containerd } = kuasar
+const { node, containerd } = kuasar
 const { cri } = containerd
+const services = connectServices(node)
+t.teardown(() => services[Symbol.dispose]())
 
 async function refused(t: Test, call: () => Promise<unknown>, code: StatusName, ...words: RegExp[]): Promise<void> {
   const error: unknown = await call().then(
@@ -33,6 +41,8 @@ t.test('pods that share namespaces of the host', async (t) => {
 
 t.test('a handler nobody serves', async (t) => {
   await refused(t, () => cri.runPod({}, 'kuasar-nobody'), 'UNKNOWN', /kuasar-nobody/)
+  const toAdd = /no backend is configured for the sandboxer "kuasar-untold": add a table \[backends\.kuasar-untold\]/
+  await refused(t, () => cri.runPod({}, untold), 'INVALID_ARGUMENT', toAdd)
 })
 
 t.test('what one container asks for, beside one that lives on', async (t) => {
@@ -55,7 +65,7 @@ t.test('what one container asks for, beside one that lives on', async (t) => {
 
   await t.test('a spec that crun refuses', async (t) => {
     const container = await pod.create({ command: ['true'], workingDir: '/etc/passwd/below' })
-    await refused(t, () => container.start(), 'INTERNAL', /passwd/)
+    await refused(t, () => container.start(), 'INVALID_ARGUMENT', /chdir `\/etc\/passwd\/below`: Not a directory/)
     await container.remove()
   })
 
@@ -74,6 +84,17 @@ t.test('what one container asks for, beside one that lives on', async (t) => {
     await short.remove()
   })
 
+  await t.test('a signal for a process that has exited', async (t) => {
+    const { tasks } = services
+    const exec = { containerId: steady.id, execId: 'done' }
+    const spec = { args: ['true'], cwd: '/', env: ['PATH=/bin'], user: { uid: 0, gid: 0 } }
+    await tasks.Exec({ ...exec, spec: { type_url: PROCESS_TYPE, value: Buffer.from(JSON.stringify(spec)) } })
+    await tasks.Start(exec)
+    t.match(await tasks.Wait(exec), { exitStatus: 0 })
+    await refused(t, () => tasks.Kill({ ...exec, signal: 15 }), 'NOT_FOUND', /kill of exec done in container \w+: the process has finished/)
+    await tasks.DeleteProcess(exec)
+  })
+
   t.match(await steady.status(), { state: 'CONTAINER_RUNNING' })
   await pod.remove()
 })
@@ -89,5 +110,4 @@ t.test('fifo io names the setting to change', async (t) => {
 
 t.test('what is left', async (t) => {
   t.strictSame(await kuasar.leaks(), [])
-
 })

@@ -15,7 +15,7 @@ export const rpc = loadGuestRpc()
 const WINDOW_BYTES = 65_536
 const NEWLINE = 0x0a
 const DATA_BYTES_MAX = 32_768
-const SPEC_TYPE = 'types.containerd.io/opencontainers/runtime-spec/1/Process'
+export const PROCESS_TYPE = 'types.containerd.io/opencontainers/runtime-spec/1/Process'
 const RESOURCES_TYPE = 'types.containerd.io/opencontainers/runtime-spec/1/LinuxResources'
 
 export type TaskCalls = Calls<ServiceTypesOf<'task'>>
@@ -275,7 +275,7 @@ export class TaskClient implements Disposable {
   async addExec(execId: string, args: readonly string[], wanted: Wanted = {}): Promise<Streams> {
     const streams = await this.open(execId, wanted)
     const process = { args, cwd: '/', env: ['PATH=/bin'], user: { uid: 0, gid: 0 }, terminal: wanted.terminal === true }
-    const spec = { type_url: SPEC_TYPE, value: Buffer.from(JSON.stringify(process)) }
+    const spec = { type_url: PROCESS_TYPE, value: Buffer.from(JSON.stringify(process)) }
     await this.calls.Exec({ id: this.id, execId, spec, ...this.stdio(execId, streams, wanted.terminal === true) })
     return streams
   }
