@@ -1,11 +1,17 @@
-/** Any process of a sandbox dies, and takes its pod down at once: nothing waits for a guest that cannot answer. */
+/**
+ * Any process of a sandbox dies, and takes its pod down at once: nothing waits for a guest that cannot answer, nor for the
+ * beat that would find it dead, of which none falls into this test.
+ */
 import { stat } from 'node:fs/promises'
 import t from 'tap'
-import { connectServices, deathReason, signalProcess, until } from '#test/support/faults.ts'
+import { sandboxerConfig } from '#test/node/sandboxer.ts'
+import { connectServices, deathReason, signalProcess, until, waitMsMax } from '#test/support/faults.ts'
 import { idle, microvm, startKuasar } from '#test/support/kuasar.ts'
 import type { Container } from '#test/cri/container.ts'
 
-const kuasar = await startKuasar()
+const hourMs = 3_600_000
+
+const kuasar = await startKuasar({ sandboxer: { config: { ...sandboxerConfig, limits: { beat_ms: hourMs } } } })
 t.teardown(() => kuasar[Symbol.asyncDispose]())
 const { node, containerd } = kuasar
 const { cri } = containerd
@@ -68,17 +74,17 @@ for (const { of, strike, reason, console } of deaths) {
   t.test(`death of ${of}`, async (t) => {
     const pod = await cri.runPod({ name: 'dies', linux: { securityContext: { privileged: true } } }, microvm)
     const container = await pod.run({ ...idle, mounts: [volume], security: { privileged: true, namespaceOptions: { pid: 'CONTAINER' } } })
-    const ended = timed(services.controller.Wait({ sandboxId: pod.id }))
+    const ended = timed(services.controller.Wait({ sandboxId: pod.id }, { timeoutMs: waitMsMax }))
     const exited = timed(container.exited())
     const calledMs = Date.now()
     const strikeMs = (await strike(pod.id, container)) ?? calledMs
     const wait = await ended
     t.equal(wait.value.exitStatus, 137, 'containerd’s Wait is answered')
+    t.equal((await pod.status()).state, 'SANDBOX_NOTREADY', 'and from then on the pod is not ready')
     const exit = await exited
     t.equal(exit.value.exitCode, 255, 'containerd knows the container’s end')
     const sinceMs = ({ atMs }: { readonly atMs: number }) => Math.round(atMs - strikeMs)
     t.comment(`from the kill to Wait’s answer ${sinceMs(wait)} ms, to EXITED in CRI ${sinceMs(exit)} ms`)
-    await until('the pod is not ready', async () => (await pod.status()).state === 'SANDBOX_NOTREADY')
     const died = await deathReason(node, pod.id)
     t.match(died, reason)
     t.comment(died)
