@@ -35,6 +35,9 @@ const untilThere = (path: string): string => `until [ -e ${path} ]; do sleep 0.1
 const whole = { lost: [], foreign: [], fragments: 0, repeated: 0 }
 const words = async (container: Container): Promise<string[]> => (await container.log()).map(({ text }) => text)
 
+/** What containerd ends with. One that does not end within 10 s of SIGTERM gets SIGKILL too, and would be found here. */
+const howItEnds = { SIGTERM: { code: 0, signal: null }, SIGKILL: { code: null, signal: 'SIGKILL' } } as const
+
 for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
   t.test(`${signal} under a flood of output, with a container that exits meanwhile`, async (t) => {
     const host = `/scratch/${signal}`
@@ -51,7 +54,7 @@ for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     const { logPath } = await floods.status()
     await until('the flood has begun', async () => (await stat(node.path(logPath))).size > 0)
 
-    await containerd.stop(signal)
+    t.strictSame(await containerd.stop(signal), howItEnds[signal], `containerd has ended of ${signal} itself`)
     await writeFile(node.path(`${host}/go`), '')
     await until('the other container has printed its last words', async () => existsSync(node.path(`${host}/done`)))
     const startMs = performance.now()
