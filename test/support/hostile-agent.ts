@@ -10,23 +10,26 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { startupSnapshot } from 'node:v8'
 import { loadGuestRpc } from '#guest/rpc.ts'
 import { PROTOCOL_VERSION } from '#guest/version.ts'
-import { RuntimeError, explain } from '#shared/errors.ts'
+import { RuntimeError, explain, statusName } from '#shared/errors.ts'
 import { LINK_PORT } from '#shared/link-port.ts'
 import { CID_HOST, VSOCK_WRITE_BYTES_MAX } from '#shared/os/contract.ts'
 import { createNativeOs } from '#shared/os/native.ts'
 import type { ServiceTypesOf } from '#shared/rpc/services.ts'
 import { TtrpcClient } from '#shared/ttrpc/client.ts'
-import { encodeMethod, encodeMetadata, requestSize, writeRequest } from '#shared/ttrpc/envelope.ts'
-import { frameHeaderBytes, frameType, writeFrameHeader } from '#shared/ttrpc/frame.ts'
+import { decodeResponse, encodeMethod, encodeMetadata, requestSize, writeRequest } from '#shared/ttrpc/envelope.ts'
+import { FrameParser, frameHeaderBytes, frameType, writeFrameHeader } from '#shared/ttrpc/frame.ts'
 import type { Handlers } from '#shared/ttrpc/method.ts'
 import { TtrpcServer } from '#shared/ttrpc/server.ts'
 import { random } from './random.ts'
 
 const AGENT_PORT = 1024
 
-/** How long each flood lasts, and how long an end of a connection is awaited. */
+/** How long each flood lasts, and how long an answer or the end of a connection is awaited. */
 const FLOOD_MS = 5000
 const CLOSE_MS_MAX = 20_000
+
+/** More than any error takes. */
+const ANSWER_BYTES_MAX = 64 * 1024
 
 const os = createNativeOs()
 const rpc = loadGuestRpc()
@@ -90,6 +93,34 @@ async function ended(socket: Socket): Promise<string> {
   socket.resume()
   if (socket.destroyed) return 'closed'
   return await Promise.race([once(socket, 'close').then(() => 'closed'), sleep(CLOSE_MS_MAX, 'still open')])
+}
+
+/** What becomes of a connection that holds what is no call: the next one is served, and takes its place. */
+async function superseded(socket: Socket): Promise<string> {
+  socket.resume()
+  const before = socket.destroyed ? 'closed' : 'open'
+  const { client, calls } = await dial()
+  const answer = await code(calls.Hello({ ...hello(true), boot: [] }))
+  const after = await ended(socket)
+  client.close()
+  return `${before}, the next Hello ${answer}, then ${after}`
+}
+
+/** The answer to what was sent as call `id`: the code of its error. */
+async function answered(socket: Socket, id: number): Promise<string> {
+  const { promise, resolve } = Promise.withResolvers<string>()
+  const parser = new FrameParser(
+    {
+      frame(of, type, _flags, bytes, start, end) {
+        if (type !== frameType.response || of !== id) return resolve(`a frame of type ${type} for ${of}`)
+        resolve(statusName(decodeResponse(bytes, start, end).status?.code ?? 0))
+      },
+      oversize: (of) => resolve(`too much for ${of}`),
+    },
+    ANSWER_BYTES_MAX,
+  )
+  socket.on('data', (chunk: Buffer) => parser.push(chunk))
+  return await Promise.race([promise, once(socket, 'close').then(() => 'closed'), sleep(CLOSE_MS_MAX, 'no answer')])
 }
 
 function frame(type: number, id: number, body: Buffer, claimedBytes = body.length): Buffer {
@@ -165,12 +196,12 @@ async function main(): Promise<void> {
   await attack('garbage', async () => {
     const socket = await raw()
     await pour(socket, noise(), FLOOD_MS)
-    return await ended(socket)
+    return await superseded(socket)
   })
   await attack('frame type', async () => {
     const socket = await raw()
     socket.write(frame(77, 1, Buffer.from('x')))
-    return await ended(socket)
+    return await superseded(socket)
   })
   await attack('half a frame, a hundred times', async () => {
     const sockets: Socket[] = []
@@ -195,9 +226,11 @@ async function main(): Promise<void> {
   await attack('oversized frames', async () => {
     const socket = await raw()
     const body = Buffer.alloc(1024 * 1024)
+    const answer = answered(socket, 1)
     const bytes = await pour(socket, frame(frameType.request, 1, body, 0xffff_fff0), FLOOD_MS)
+    const said = await answer
     socket.destroy()
-    return bytes > 0 ? 'sent' : 'not sent'
+    return `${said}, ${bytes > 0 ? 'sent' : 'not sent'}`
   })
   // Field 5 of no length: the attacker need not hold what it decodes to.
   const emptyMark = Buffer.from([0x2a, 0])
