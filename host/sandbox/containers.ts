@@ -15,7 +15,7 @@ const RELEASED_MAX = 256
 /** How long a prepare may take to notice that its sandbox ends, in ms. */
 const DRAIN_MS = 15_000
 /** Events waiting for containerd. The guest keeps what is refused and sends it again. */
-const EVENTS_MAX = 256
+export const EVENTS_MAX = 256
 
 export class Containers {
   readonly #view: SandboxView

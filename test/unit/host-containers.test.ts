@@ -1,8 +1,14 @@
-/** What a sandbox makes of its guest's Prepare when the guest asks again: over the same link, or over its next one. */
+/**
+ * What a sandbox makes of its guest's Prepare when the guest asks again, over the same link or over its next one; and of
+ * its events, which reach containerd in order and once.
+ */
+import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import type { PreparedContainer } from '#host/container/contract.ts'
-import { Containers } from '#host/sandbox/containers.ts'
+import type { Containerd } from '#host/containerd/contract.ts'
+import { Containers, EVENTS_MAX } from '#host/sandbox/containers.ts'
 import { Ledger } from '#host/sandbox/ledger.ts'
+import { parseRecord, type SandboxRecord } from '#host/sandbox/record.ts'
 import { DirectoryStore } from '#host/sandbox/store.ts'
 import { nowMs, Trace } from '#host/sandbox/trace.ts'
 import { undo } from '#host/sandbox/undo.ts'
@@ -11,8 +17,9 @@ import { sandboxRecord } from '#test/support/record.ts'
 
 const prepared: PreparedContainer = { spec: Buffer.from('{}'), storages: [], pidNamespace: { kind: 'private' } }
 
-async function containersOf(t: Test) {
-  const ledger = new Ledger(sandboxRecord(), await DirectoryStore.open(t.testdir()), undo)
+async function containersOf(t: Test, { record = sandboxRecord(), publish = async () => {} }: { record?: SandboxRecord; publish?: Containerd['publish'] } = {}) {
+  const store = await DirectoryStore.open(t.testdir())
+  const ledger = new Ledger(record, store, undo)
   const view = { id: 's', namespace: 'k8s.io', sharedDir: '/s', guestSharedDir: '/s', guestRootsDir: '/s', hugepagesMiB: 0, ownership: ledger }
   const asked: { readonly answer: () => void }[] = []
   const preparer = {
@@ -29,13 +36,21 @@ async function containersOf(t: Test) {
     snapshotMounts: async () => [],
     sandboxes: async () => [],
     tasks: async () => [],
-    publish: async () => {},
+    publish,
     reachable: async () => true,
     close() {},
   }
   const trace = new Trace()
   trace.startIsOver()
-  return { containers: new Containers(view, ledger, preparer, containerd, trace), asked, trace }
+  return { containers: new Containers(view, ledger, preparer, containerd, trace), asked, ledger, store, trace }
+}
+
+/** Publishes events of a container that the record has, each named by its number. */
+async function publisherOf(t: Test, publish: Containerd['publish'], record = sandboxRecord({ containers: ['c'] })) {
+  const { signal } = new AbortController()
+  const { containers, ledger, store } = await containersOf(t, { record, publish })
+  const tell = (sequence: bigint) => containers.publish(sequence, 'c', { topic: `/${sequence}`, typeUrl: 'x', value: Buffer.alloc(0) }, signal)
+  return { tell, containers, ledger, store }
 }
 
 t.test('asked twice at once, it is done once', async (t) => {
@@ -99,4 +114,71 @@ t.test('a guest that says when crun ran is heard once for each Prepare, and not 
   await containers.release('d')
   containers.created('d', { startMs, endMs })
   t.equal(spans().length, 2, 'and of none that is gone')
+})
+
+t.test('events go one by one in the order they came, whatever the first waits for', async (t) => {
+  const first = Promise.withResolvers<void>()
+  const heard: string[] = []
+  const { tell } = await publisherOf(t, async ({ topic }) => {
+    heard.push(`begin ${topic}`)
+    if (topic === '/1') await first.promise
+    heard.push(`end ${topic}`)
+  })
+  const all = [tell(1n), tell(2n), tell(3n)]
+  for (let turns = 0; turns < 20; turns++) await turn()
+  t.strictSame(heard, ['begin /1'], 'the others wait for it')
+  first.resolve()
+  await Promise.all(all)
+  t.strictSame(heard, ['begin /1', 'end /1', 'begin /2', 'end /2', 'begin /3', 'end /3'])
+})
+
+t.test('a number is handed on once, also by the sandboxer that reads the record next', async (t) => {
+  const heard: string[] = []
+  const publish = async ({ topic }: { readonly topic: string }) => void heard.push(topic)
+  const { tell, ledger, store } = await publisherOf(t, publish)
+  await Promise.all([tell(1n), tell(1n), tell(2n)])
+  await tell(2n)
+  await tell(1n)
+  t.strictSame(heard, ['/1', '/2'])
+
+  await ledger.save()
+  const [saved] = await store.list()
+  const next = await publisherOf(t, publish, parseRecord(saved?.text ?? '', 'the record'))
+  await Promise.all([next.tell(1n), next.tell(2n), next.tell(3n)])
+  t.strictSame(heard, ['/1', '/2', '/3'])
+})
+
+t.test('an event that containerd did not take, or that is not the sandbox’s, is not counted as handed on', async (t) => {
+  let away = true
+  const heard: string[] = []
+  const { tell, containers, ledger } = await publisherOf(t, async ({ topic }) => {
+    if (away) throw new RuntimeError('UNAVAILABLE', 'containerd is away')
+    heard.push(topic)
+  })
+  await t.rejects(tell(1n), { code: 'UNAVAILABLE' })
+  t.equal(ledger.record.published, '0')
+  away = false
+  const foreign = { topic: '/1', typeUrl: 'x', value: Buffer.alloc(0) }
+  await t.rejects(containers.publish(1n, 'of-another', foreign, new AbortController().signal), { code: 'NOT_FOUND' })
+  t.equal(ledger.record.published, '0')
+  await Promise.all([tell(1n), tell(2n)])
+  t.strictSame(heard, ['/1', '/2'], 'sent again, it is handed on')
+  t.equal(ledger.record.published, '2')
+})
+
+t.test('as many events as may wait; one more is refused, and there is room when they are through', async (t) => {
+  const gate = Promise.withResolvers<void>()
+  let heard = 0
+  const { tell } = await publisherOf(t, async () => {
+    heard++
+    await gate.promise
+  })
+  const waiting = Array.from({ length: EVENTS_MAX }, (_, index) => tell(BigInt(index + 1)))
+  const beyond = BigInt(EVENTS_MAX + 1)
+  await t.rejects(tell(beyond), { code: 'RESOURCE_EXHAUSTED' })
+  gate.resolve()
+  await Promise.all(waiting)
+  t.equal(heard, EVENTS_MAX)
+  await tell(beyond)
+  t.equal(heard, EVENTS_MAX + 1)
 })
