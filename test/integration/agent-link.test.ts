@@ -1,8 +1,9 @@
 /** The agent and a sandboxer that comes and goes, and peers that mean it harm. */
 import { once } from 'node:events'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { RuntimeError } from '#shared/errors.ts'
 import { encodeMethod } from '#shared/ttrpc/envelope.ts'
 import { frameHeaderBytes, frameType, writeFrameHeader } from '#shared/ttrpc/frame.ts'
@@ -120,6 +121,68 @@ t.test('a create whose caller goes away is undone', async (t) => {
   await again.start()
   t.equal(await again.wait(), 0)
   await again.delete()
+})
+
+/** A container's whole life, with an exec in it. */
+async function live(t: Test, id: string): Promise<void> {
+  using client = await node.container(id, sh('sleep 1000'))
+  await client.create()
+  await client.start()
+  const exec = await client.exec('e1', ['/bin/echo', 'alone'])
+  t.equal(await exec.stdout?.text(), 'alone\n')
+  t.equal(await exec.exit, 0)
+  t.equal(await client.delete('e1'), 0)
+  await client.kill(9)
+  t.equal(await client.wait(), 137)
+  t.equal(await client.delete(), 137)
+  await host.until(() => host.released.includes(id))
+}
+
+t.test('a create that hangs holds up no other container', async (t) => {
+  const { promise: asked, resolve } = Promise.withResolvers<void>()
+  const { promise: answer, resolve: go } = Promise.withResolvers<void>()
+  const prepare = host.prepare
+  host.prepare = async (id) => {
+    if (id === 'held') {
+      resolve()
+      await answer
+    }
+    return await prepare(id)
+  }
+  using held = await node.container('held', sh('exit 5'))
+  const created = held.create()
+  created.catch(() => {})
+  await asked
+  await live(t, 'beside-create')
+  await t.rejects(held.status(), { code: 'NOT_FOUND' }, 'which all the while was not there')
+  go()
+  host.prepare = prepare
+  await created
+  const { exit } = await held.start()
+  t.equal(await exit, 5)
+  await held.delete()
+})
+
+t.test('an exec that hangs holds up no other container', async (t) => {
+  using frozen = await node.container('frozen', sh('sleep 1000'))
+  await frozen.create()
+  const { pid } = await frozen.start()
+  const cgroup = /^0::(.+)$/m.exec(readFileSync(node.procPath(pid, 'cgroup'), 'utf8'))?.[1]
+  const freeze = (value: '0' | '1') => writeFileSync(node.procPath(1, `root/sys/fs/cgroup${cgroup}/cgroup.freeze`), value)
+  freeze('1')
+  const hanging = frozen.exec('e1', ['/bin/echo', 'thawed'])
+  hanging.catch(() => {})
+  // The kernel stops it as soon as it is in the cgroup, where it is not yet what it is to run.
+  while ((await frozen.calls.Pids({ id: 'frozen' })).processes.length < 2) await delay(10)
+  await live(t, 'beside-exec')
+  t.equal(await frozen.status('e1'), 'CREATED', 'which all the while was under way')
+  freeze('0')
+  const { stdout, exit } = await hanging
+  t.equal(await stdout?.text(), 'thawed\n')
+  t.equal(await exit, 0)
+  await frozen.kill(9)
+  await frozen.wait()
+  await frozen.delete()
 })
 
 t.test('a refusal of the sandboxer\'s reaches containerd as it is', async (t) => {

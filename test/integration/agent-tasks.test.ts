@@ -1,4 +1,5 @@
 /** The agent's Task service with real containers: the real PID 1 and crun, outside a VM (test/support/agent-node.ts). */
+import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { asRuntimeError } from '#shared/errors.ts'
 import { AgentNode, missingForAgent } from '#test/support/agent-node.ts'
@@ -87,6 +88,30 @@ t.test('an exec prints and exits', async (t) => {
   await t.rejects(client.kill(9, true), { code: 'NOT_FOUND' })
   await t.rejects(client.exec('e3', ['/bin/true']), { code: 'FAILED_PRECONDITION' })
   await client.delete()
+})
+
+t.test('Pids: a container\'s own processes, their children and its execs, and nobody else\'s', async (t) => {
+  using neighbour = await node.container('neighbour', sh('sleep 1000'))
+  await neighbour.create()
+  await neighbour.start()
+  using client = await node.container('family', sh('sleep 1000 & echo up; wait'))
+  const { stdout } = await client.create()
+  const { pid } = await client.start()
+  await stdout?.until(/up/)
+  const { exit } = await client.exec('member', ['/bin/sleep', '1000'])
+  const { pid: member } = await client.calls.State({ id: 'family', execId: 'member' })
+  const children = readFileSync(node.procPath(pid, `task/${pid}/children`), 'utf8').trim().split(' ').map(Number)
+  t.equal(children.length, 1)
+  const pids = async () => (await client.calls.Pids({ id: 'family' })).processes.map((process) => process.pid).toSorted((a, b) => a - b)
+  t.strictSame(await pids(), [pid, ...children, member].toSorted((a, b) => a - b))
+  await client.kill(9, false, 'member')
+  t.equal(await exit, 137)
+  t.strictSame(await pids(), [pid, ...children].toSorted((a, b) => a - b))
+  for (const each of [client, neighbour]) {
+    await each.kill(9, true)
+    await each.wait()
+    await each.delete()
+  }
 })
 
 t.test('a command that cannot run fails at once, saying which', async (t) => {

@@ -81,6 +81,19 @@ t.test('PID namespaces: private, of the pod, of another container', async (t) =>
   await shared.remove()
 })
 
+t.test('containers of a pod share its IPC, UTS and network namespaces; processes and mounts are their own', async (t) => {
+  const neighbour = await pod.run({ name: 'neighbour', ...idle })
+  const kinds = ['ipc', 'uts', 'net', 'pid', 'mnt', 'cgroup'] as const
+  const namespaces = async (container: typeof idler) => {
+    const links = (await inside(container, `cd /proc/self/ns; for kind in ${kinds.join(' ')}; do readlink $kind; done`)).split('\n')
+    t.match(links, kinds.map((kind) => new RegExp(`^${kind}:\\[\\d+\\]$`)))
+    return links
+  }
+  const [one, other] = [await namespaces(idler), await namespaces(neighbour)]
+  t.strictSame(kinds.filter((_, index) => one[index] === other[index]), ['ipc', 'uts', 'net'])
+  await neighbour.stop(0)
+})
+
 t.test('a graceful stop gets its exit code; the last words are kept', async (t) => {
   const polite = await pod.run({ name: 'polite', command: ['sh', '-c', 'trap "echo bye; exit 9" TERM; echo up; while :; do sleep 0.1; done'] })
   await polite.outputMatching(/up/)

@@ -89,11 +89,12 @@ export interface Services extends Disposable {
   readonly store: Calls<ServiceTypesOf<'store'>>
   readonly any: AnyCodec
   readonly tasks: Calls<ServiceTypesOf<'tasks'>>
+  readonly events: Calls<ServiceTypesOf<'events'>>
 }
 
 /** The services that CRI hides. */
 export function connectServices(node: TestNode): Services {
-  const rpc = loadServices(loadProtos(), ['controller', 'admin', 'store', 'tasks'])
+  const rpc = loadServices(loadProtos(), ['controller', 'admin', 'store', 'tasks', 'events'])
   const options = { namespace: 'k8s.io' }
   const sandboxer = connectGrpc(node.path(inside.sandboxerSocket), options)
   const admin = connectGrpc(node.path('/run/kuasar/admin.sock'))
@@ -104,6 +105,7 @@ export function connectServices(node: TestNode): Services {
     store: containerd.calls(rpc.store),
     any: rpc.any,
     tasks: containerd.calls(rpc.tasks),
+    events: containerd.calls(rpc.events),
     [Symbol.dispose]() {
       for (const connection of [sandboxer, admin, containerd]) connection.close()
     },

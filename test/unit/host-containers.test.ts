@@ -116,6 +116,22 @@ t.test('a guest that says when crun ran is heard once for each Prepare, and not 
   t.equal(spans().length, 2, 'and of none that is gone')
 })
 
+t.test('a prepare that hangs holds up no other container', async (t) => {
+  const heard: string[] = []
+  const { containers, asked } = await containersOf(t, { publish: async ({ topic }) => void heard.push(topic) })
+  const { signal } = new AbortController()
+  const held = containers.prepare('held', signal)
+  const other = containers.prepare('other', signal)
+  asked[1]?.answer()
+  await other
+  await containers.publish(1n, 'other', { topic: '/1', typeUrl: 'x', value: Buffer.alloc(0) }, signal)
+  await containers.release('other')
+  t.strictSame([heard, containers.ids, containers.isPreparing('held')], [['/1'], [], true])
+  asked[0]?.answer()
+  t.strictSame(await held, prepared)
+  t.strictSame(containers.ids, ['held'])
+})
+
 t.test('events go one by one in the order they came, whatever the first waits for', async (t) => {
   const first = Promise.withResolvers<void>()
   const heard: string[] = []
