@@ -1,6 +1,6 @@
 /** The agent and a sandboxer that comes and goes, and peers that mean it harm. */
 import { once } from 'node:events'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -124,21 +124,21 @@ t.test('a create whose caller goes away is undone', async (t) => {
 })
 
 /** A container's whole life, with an exec in it. */
-async function live(t: Test, id: string): Promise<void> {
-  using client = await node.container(id, sh('sleep 1000'))
+async function live(t: Test, on: AgentNode, id: string): Promise<void> {
+  using client = await on.container(id, sh('sleep 1000'))
   await client.create()
   await client.start()
-  const exec = await client.exec('e1', ['/bin/echo', 'alone'])
+  const exec = await client.exec(`${id}-exec`, ['/bin/echo', 'alone'])
   t.equal(await exec.stdout?.text(), 'alone\n')
   t.equal(await exec.exit, 0)
-  t.equal(await client.delete('e1'), 0)
+  t.equal(await client.delete(`${id}-exec`), 0)
   await client.kill(9)
   t.equal(await client.wait(), 137)
   t.equal(await client.delete(), 137)
-  await host.until(() => host.released.includes(id))
+  await on.host.until(() => on.host.released.includes(id))
 }
 
-t.test('a create that hangs holds up no other container', async (t) => {
+t.test('a create whose prepare hangs holds up no other container', async (t) => {
   const { promise: asked, resolve } = Promise.withResolvers<void>()
   const { promise: answer, resolve: go } = Promise.withResolvers<void>()
   const prepare = host.prepare
@@ -153,7 +153,7 @@ t.test('a create that hangs holds up no other container', async (t) => {
   const created = held.create()
   created.catch(() => {})
   await asked
-  await live(t, 'beside-create')
+  await live(t, node, 'beside')
   await t.rejects(held.status(), { code: 'NOT_FOUND' }, 'which all the while was not there')
   go()
   host.prepare = prepare
@@ -163,26 +163,37 @@ t.test('a create that hangs holds up no other container', async (t) => {
   await held.delete()
 })
 
-t.test('an exec that hangs holds up no other container', async (t) => {
-  using frozen = await node.container('frozen', sh('sleep 1000'))
-  await frozen.create()
-  const { pid } = await frozen.start()
-  const cgroup = /^0::(.+)$/m.exec(readFileSync(node.procPath(pid, 'cgroup'), 'utf8'))?.[1]
-  const freeze = (value: '0' | '1') => writeFileSync(node.procPath(1, `root/sys/fs/cgroup${cgroup}/cgroup.freeze`), value)
-  freeze('1')
-  const hanging = frozen.exec('e1', ['/bin/echo', 'thawed'])
-  hanging.catch(() => {})
-  // The kernel stops it as soon as it is in the cgroup, where it is not yet what it is to run.
-  while ((await frozen.calls.Pids({ id: 'frozen' })).processes.length < 2) await delay(10)
-  await live(t, 'beside-exec')
-  t.equal(await frozen.status('e1'), 'CREATED', 'which all the while was under way')
-  freeze('0')
-  const { stdout, exit } = await hanging
-  t.equal(await stdout?.text(), 'thawed\n')
+/** crun, and for the container "held" a wait before each operation `$dir/hold-OPERATION` is there for; it says so with `$dir/at-OPERATION`. */
+const slowCrun = (dir: string) => `#!/bin/sh
+for last; do :; done
+if [ "$last" = held ] && [ -e ${dir}/hold-$9 ]; then
+  : >${dir}/at-$9
+  while [ -e ${dir}/hold-$9 ]; do sleep 0.02; done
+fi
+exec /usr/bin/crun "$@"
+`
+
+t.test('a create, an exec and a delete that hang hold up no other container', async (t) => {
+  const dir = t.testdir()
+  writeFileSync(`${dir}/crun`, slowCrun(dir), { mode: 0o755 })
+  await using slow = await AgentNode.start({ paths: { crun: `${dir}/crun` } })
+  using held = await slow.container('held', sh('sleep 1000'))
+  const hangs = async <T>(operation: string, work: () => Promise<T>): Promise<T> => {
+    writeFileSync(`${dir}/hold-${operation}`, '')
+    const working = work()
+    working.catch(() => {})
+    while (!existsSync(`${dir}/at-${operation}`)) await delay(10)
+    await live(t, slow, `beside-${operation}`)
+    rmSync(`${dir}/hold-${operation}`)
+    return await working
+  }
+  await hangs('create', () => held.create())
+  await held.start()
+  const { exit } = await hangs('exec', () => held.exec('e1', ['/bin/true']))
   t.equal(await exit, 0)
-  await frozen.kill(9)
-  await frozen.wait()
-  await frozen.delete()
+  await held.kill(9)
+  await held.wait()
+  t.equal(await hangs('delete', () => held.delete()), 137)
 })
 
 t.test('a refusal of the sandboxer\'s reaches containerd as it is', async (t) => {

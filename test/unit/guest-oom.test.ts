@@ -95,6 +95,9 @@ t.test('a kill in a container that lives on is told when it happens, and each la
   t.strictSame(events.kinds(), ['oom', 'oom'])
 })
 
+const unused = () => Promise.reject(new Error('nobody asks for it'))
+const bootTimeNanos = () => 0n
+
 t.test('a container that ended so is stopped, and its exit told, only when containerd has the kill', async (t) => {
   await using os = createFakeOs()
   const dir = t.testdir({ cgroup: { c: {} } })
@@ -102,8 +105,6 @@ t.test('a container that ended so is stopped, and its exit told, only when conta
   memoryFile(cgroup, 0)
   const events = slowEvents()
   const ended = Promise.withResolvers<Exit>()
-  const unused = () => Promise.reject(new Error('nobody asks for it'))
-  const bootTimeNanos = () => 0n
   const exits = { claim: () => ended.promise }
   const containers = new Containers({
     runtime: { create: async () => 7, start: async () => {}, exec: unused, pause: unused, resume: unused, update: unused, delete: async () => {} },
