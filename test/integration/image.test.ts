@@ -99,14 +99,15 @@ await t.test('holds what it says, and nothing else', async (t) => {
   const partsOf = (kind: string) => parts.filter(({ SPDXID }) => SPDXID.startsWith(`SPDXRef-${kind}-`))
   const manifest: { locked: boolean; files: Record<string, unknown> } = JSON.parse(await readFile(built.manifest, 'utf8'))
 
-  await t.test('the packages of the lock', async (t) => {
-    const locked = (await readLock()).packages.map(({ name, version, sha256 }) => `${name} ${version} ${sha256}`)
-    const found = partsOf('deb').map(({ name, versionInfo, checksums }) => `${name} ${versionInfo} ${checksums?.[0]?.checksumValue}`)
-    const moved = locked.filter((entry) => !found.includes(entry)).map((entry) => entry.split(' ', 2).join(' '))
-    const renew = `the lock is out of date: Debian no longer offers ${moved.join(', ')}. \`make image-lock\` takes what it offers now; commit image/lock.json`
-    t.equal(manifest.locked, true, manifest.locked ? 'the manifest says so' : renew)
+  const locked = (await readLock()).packages.map(({ name, version, sha256 }) => `${name} ${version} ${sha256}`)
+  const found = partsOf('deb').map(({ name, versionInfo, checksums }) => `${name} ${versionInfo} ${checksums?.[0]?.checksumValue}`)
+  const moved = locked.filter((entry) => !found.includes(entry)).map((entry) => entry.split(' ', 2).join(' '))
+  // Debian's archive keeps a version only until the next: whoever builds later gets that one, and is told.
+  const gone = `lacks: ${moved.join(', ')} in its package archive; \`make image-lock\` takes what that has now`
+  await t.test('the packages of the lock', { skip: manifest.locked ? false : gone }, async (t) => {
     t.same(found.toSorted(), locked.toSorted(), 'in the bill of materials')
   })
+  t.equal(manifest.locked, moved.length === 0, 'the manifest says whether it is so')
 
   await t.test('the npm packages of package-lock.json, Node among them', async (t) => {
     const lock: { packages: Record<string, { version: string }> } = JSON.parse(await readFile(join(checkout, 'package-lock.json'), 'utf8'))
