@@ -32,7 +32,7 @@ const containerd = z.strictObject({
 })
 
 const limits = z.strictObject({
-  /** From Start to the agent's Ready, in ms */
+  /** For the launch, and as long again until the agent's Ready, in ms */
   start_ms: millis(180_000),
   /** What containers get between TERM and KILL when a pod is stopped, in ms */
   stop_grace_ms: millis(2_000),
