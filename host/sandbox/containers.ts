@@ -1,4 +1,5 @@
 /** The containers of one sandbox, as far as the host knows them: those its guest had prepared and has not released. */
+import { abortable } from '#shared/abortable.ts'
 import { RuntimeError } from '#shared/errors.ts'
 import type { ContainerPreparer, PreparedContainer, SandboxView } from '../container/contract.ts'
 import type { Containerd, EventEnvelope } from '../containerd/contract.ts'
@@ -10,6 +11,10 @@ import { nowMs, type Trace } from './trace.ts'
 const PREPARES_MAX = 64
 /** Containers of one sandbox. Kubernetes allows 110 pods on a node; one pod has a handful. */
 const CONTAINERS_MAX = 512
+/** Before a container is prepared once more, in ms: an agent asks again only when the answer was lost with its link. */
+const AGAIN_MS = 250
+/** Containers that are known to have been asked for. */
+const ASKED_MAX = 1024
 /** Released containers whose last events may still come. */
 const RELEASED_MAX = 256
 /** How long a prepare may take to notice that its sandbox ends, in ms. */
@@ -27,6 +32,7 @@ export class Containers {
   readonly #preparing = new Map<string, { readonly prepared: Promise<PreparedContainer>; readonly asker: AbortSignal }>()
   /** When the guest got the answer to a Prepare after which it has told of no container; of those that are not released. */
   readonly #preparedAtMs = new Map<string, number>()
+  readonly #asked = new Set<string>()
   readonly #released = new Set<string>()
   #publishing: Promise<unknown> = Promise.resolve()
   #waiting = 0
@@ -69,6 +75,8 @@ export class Containers {
 
   async #prepare(id: string, signal: AbortSignal): Promise<PreparedContainer> {
     signal.throwIfAborted()
+    if (this.#asked.has(id)) await abortable(new Promise<void>((wake) => setTimeout(wake, AGAIN_MS)), signal)
+    addLatest(this.#asked, id, ASKED_MAX)
     const prepared = await this.#trace.measure('prepare', () => this.#preparer.prepare(this.#view, id, signal), { container: id })
     this.#released.delete(id)
     const { containers } = this.#ledger.record
@@ -92,11 +100,7 @@ export class Containers {
     const known = this.ids.includes(id)
     await this.#preparer.release(this.#view, id)
     if (!known) return
-    this.#released.add(id)
-    for (const oldest of this.#released) {
-      if (this.#released.size <= RELEASED_MAX) break
-      this.#released.delete(oldest)
-    }
+    addLatest(this.#released, id, RELEASED_MAX)
     await this.#ledger.amend({ containers: this.#ledger.record.containers.filter((other) => other !== id) })
   }
 
@@ -139,5 +143,15 @@ export class Containers {
     const timer = setTimeout(resolve, DRAIN_MS)
     await Promise.race([Promise.allSettled([...this.#preparing.values()].map(({ prepared }) => prepared)), late])
     clearTimeout(timer)
+  }
+}
+
+/** A set keeps the order in which its members came: those that came first go. */
+function addLatest(set: Set<string>, id: string, max: number): void {
+  set.delete(id)
+  set.add(id)
+  for (const oldest of set) {
+    if (set.size <= max) return
+    set.delete(oldest)
   }
 }

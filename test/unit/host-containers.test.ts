@@ -2,6 +2,7 @@
  * What a sandbox makes of its guest's Prepare when the guest asks again, over the same link or over its next one; and of
  * its events, which reach containerd in order and once.
  */
+import { mock } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import type { PreparedContainer } from '#host/container/contract.ts'
@@ -63,6 +64,33 @@ t.test('asked twice at once, it is done once', async (t) => {
   t.strictSame(containers.ids, ['c'])
 })
 
+t.test('asked again and again, a container is prepared as often as its turn comes, and each other at once', async (t) => {
+  const { containers, asked } = await containersOf(t)
+  const { signal } = new AbortController()
+  const first = containers.prepare('c', signal)
+  asked[0]?.answer()
+  await first
+  mock.timers.enable({ apis: ['setTimeout'] })
+  t.teardown(() => mock.timers.reset())
+  const again = containers.prepare('c', signal)
+  for (let turns = 0; turns < 20; turns++) await turn()
+  t.equal(asked.length, 1)
+  const other = containers.prepare('d', signal)
+  t.equal(asked.length, 2)
+  asked[1]?.answer()
+  await other
+  mock.timers.tick(250)
+  await turn()
+  t.equal(asked.length, 3)
+  asked[2]?.answer()
+  t.strictSame(await again, prepared)
+  const gone = new AbortController()
+  const given = containers.prepare('c', gone.signal)
+  gone.abort(new RuntimeError('UNAVAILABLE', 'the connection is over'))
+  await t.rejects(given, { code: 'UNAVAILABLE' })
+  t.equal(asked.length, 3)
+})
+
 t.test('who asks again over its next link is not told of the first one’s end', async (t) => {
   const { containers, asked } = await containersOf(t)
   const [first, next] = [new AbortController(), new AbortController()]
@@ -88,7 +116,9 @@ t.test('a guest that says when crun ran is heard once for each Prepare, and not 
   const { containers, asked, trace } = await containersOf(t)
   const { signal } = new AbortController()
   const prepare = async (id: string) => {
+    const before = asked.length
     const preparing = containers.prepare(id, signal)
+    while (asked.length === before) await turn()
     asked.at(-1)?.answer()
     await preparing
     return nowMs()
