@@ -2,7 +2,6 @@
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import { connect } from 'node:net'
-import { createInterface } from 'node:readline'
 import { hasCode } from '#shared/errors.ts'
 import { parseRecord, type SandboxRecord } from '#host/sandbox/record.ts'
 import type { Pod } from '#test/cri/pod.ts'
@@ -71,15 +70,25 @@ export async function signalProcess(
   await node.run('sh', ['-c', `kill -${signal} ${await pidOf(node, id, name)}`])
 }
 
-/** Has QEMU stop its VM, at a control socket that nobody else holds: nothing in it runs any more, and no signal did it. */
+/**
+ * Has QEMU stop its VM, at a control socket that nobody else holds: nothing in it runs any more, and no signal did it. A
+ * sandboxer that hears of it ends QEMU at once, perhaps before it is heard here.
+ */
 export async function stopVm(controlSocket: string): Promise<void> {
   const socket = connect(controlSocket)
   await once(socket, 'connect')
+  const { promise, resolve } = Promise.withResolvers<void>()
+  let said = ''
+  socket
+    .on('data', (chunk) => {
+      said += String(chunk)
+      if (said.includes('"event": "STOP"')) resolve()
+    })
+    .on('error', () => {})
+    .on('close', () => resolve())
   socket.write('{"execute":"qmp_capabilities"}\n{"execute":"stop"}\n')
-  for await (const line of createInterface({ input: socket })) {
-    if (line.includes('"event": "STOP"')) return void socket.destroy()
-  }
-  throw new Error(`QEMU at ${controlSocket} did not stop its VM`)
+  await promise
+  socket.destroy()
 }
 
 export interface Services extends Disposable {
