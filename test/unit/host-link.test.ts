@@ -96,25 +96,26 @@ t.test('a guest that dials in a loop is refused for a while, and then served', a
   again?.client.close()
 })
 
-t.test('a listener that rests can be closed', async (t) => {
+/** A listener that was dialled until it refused. */
+async function resting(t: Test) {
   const dir = await mkdtemp('/tmp/link-')
   t.teardown(() => rm(dir, { recursive: true }))
   const path = join(dir, 'socket')
   const errors: Error[] = []
   const listener = await listenForGuest(path, { onConnection: (socket) => socket.destroy(), onError: (error) => errors.push(error) })
   while (await dial(path).then((socket) => socket.destroy(), () => undefined) !== undefined);
+  return { path, errors, listener }
+}
+
+t.test('a listener that rests can be closed', async (t) => {
+  const { path, errors, listener } = await resting(t)
   await listener[Symbol.asyncDispose]()
   await t.rejects(dial(path))
   t.same(errors, [])
 })
 
 t.test('a listener that cannot listen again after its rest tries until it can', async (t) => {
-  const dir = await mkdtemp('/tmp/link-')
-  t.teardown(() => rm(dir, { recursive: true }))
-  const path = join(dir, 'socket')
-  const errors: Error[] = []
-  const listener = await listenForGuest(path, { onConnection: (socket) => socket.destroy(), onError: (error) => errors.push(error) })
-  while (await dial(path).then((socket) => socket.destroy(), () => undefined) !== undefined);
+  const { path, errors, listener } = await resting(t)
   await writeFile(path, 'in the way')
   await poll(10_000, async () => errors[0])
   t.match(errors[0], { message: /cannot listen for the guest on .*EADDRINUSE/ })

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import t from 'tap'
+import { privateApt } from '#test/support/private-apt.ts'
 import { exactDependency, offered, refreshIndex } from '../../image/apt.ts'
 import { KERNEL_META_PACKAGE, type Lock, type LockedPackage, isKernel, shippedPackages } from '../../image/lock.ts'
 import { STRICT_ENV, digest, fetchPackages } from '../../image/packages.ts'
@@ -16,18 +17,10 @@ const archive = join(work, 'archive')
 /** An apt of this process's own, that knows our archive alone. */
 async function useArchive(): Promise<void> {
   const apt = join(work, 'apt')
-  for (const directory of ['lists/partial', 'cache/archives/partial']) await mkdir(join(apt, directory), { recursive: true })
-  await writeFile(join(apt, 'status'), '')
-  await writeFile(join(apt, 'sources.list'), `deb [trusted=yes] copy:${archive} ./\n`)
   const settings = {
+    ...(await privateApt(apt, `deb [trusted=yes] copy:${archive} ./`)),
     'Dir::Etc::main': '/dev/null',
     'Dir::Etc::parts': '/dev/null',
-    'Dir::Etc::sourcelist': join(apt, 'sources.list'),
-    'Dir::Etc::sourceparts': '/dev/null',
-    'Dir::State::lists': join(apt, 'lists'),
-    'Dir::State::status': join(apt, 'status'),
-    'Dir::Cache': join(apt, 'cache'),
-    'Acquire::Languages': 'none',
     'APT::Sandbox::User': 'root',
   }
   await writeFile(join(apt, 'apt.conf'), Object.entries(settings).map(([name, value]) => `${name} "${value}";\n`).join(''))

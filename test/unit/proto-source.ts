@@ -3,10 +3,11 @@
  * the comparison and kept under build/; none is part of this repository.
  */
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { execa } from 'execa'
 import { debianMirror } from '#test/node/mirror.ts'
+import { privateApt } from '#test/support/private-apt.ts'
 
 const suite = 'forky'
 
@@ -60,19 +61,9 @@ async function download(directory: string): Promise<void> {
 
 /** An apt of its own: another suite's lists must not reach the machine's. */
 async function aptOptions(work: string): Promise<string[]> {
-  const apt = join(work, 'apt')
-  await mkdir(join(apt, 'lists/partial'), { recursive: true })
-  await mkdir(join(apt, 'cache/archives/partial'), { recursive: true })
-  await writeFile(join(apt, 'status'), '')
   const signedBy = existsSync(keyring) ? `signed-by=${keyring} ` : ''
-  await writeFile(join(apt, 'sources.list'), `deb [${signedBy}target=Packages] ${await debianMirror()} ${suite} main\n`)
   const settings = {
-    'Dir::Etc::sourcelist': join(apt, 'sources.list'),
-    'Dir::Etc::sourceparts': '/dev/null',
-    'Dir::State::lists': join(apt, 'lists'),
-    'Dir::State::status': join(apt, 'status'),
-    'Dir::Cache': join(apt, 'cache'),
-    'Acquire::Languages': 'none',
+    ...(await privateApt(join(work, 'apt'), `deb [${signedBy}target=Packages] ${await debianMirror()} ${suite} main`)),
     // A frozen or lagging mirror serves Release files past their Valid-Until date.
     'Acquire::Check-Valid-Until': 'false',
     'APT::Sandbox::User': '',
