@@ -4,6 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { connect, createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { Forwards } from '#guest/forward/forwards.ts'
 import { createForwards } from '#host/forward/forwards.ts'
@@ -74,4 +75,20 @@ export async function serve(t: Test, onConnection: (socket: Socket) => void, hos
   const address = server.address()
   if (typeof address !== 'object' || address === null) throw new Error('a listening server has no address')
   return address.port
+}
+
+/** Goes on with `act` until what `moves` tells has come to a stop: it does not move for as long as it moves otherwise. */
+export async function stopped(moves: () => number, act: () => void): Promise<void> {
+  for (let before = -1; moves() !== before; ) {
+    before = moves()
+    for (const until = performance.now() + 300; performance.now() < until; await sleep(1)) act()
+  }
+}
+
+/** Nothing is left of any forward. */
+export async function gone(carriers: ReadonlySet<Socket>): Promise<void> {
+  for (let i = 0; carriers.size > 0; i++) {
+    if (i === 1000) throw new Error(`${carriers.size} connections to the guest are left`)
+    await sleep(10)
+  }
 }
