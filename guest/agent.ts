@@ -94,7 +94,19 @@ export async function runAgent(config: GuestConfig, os: Os, rpc: GuestRpc, env: 
     streams,
     served: [
       ServedService.of(rpc.task, createTaskService(containers, rpc)),
-      ServedService.of(rpc.agent, createAgentService({ containers, network, link, rpc, os, log, podCgroup: `${paths.cgroupRoot}${paths.podCgroup}` })),
+      ServedService.of(
+        rpc.agent,
+        createAgentService({
+          containers,
+          network,
+          link,
+          rpc,
+          os,
+          log,
+          podCgroup: `${paths.cgroupRoot}${paths.podCgroup}`,
+          names: { agent: { config, containers, forwards, link, log, network, os, reaper, storages, streams } },
+        }),
+      ),
     ],
     streaming: withEncodedData(rpc.streaming),
     logsCalls: () => agentLog.level === 'debug' || agentLog.level === 'trace',

@@ -117,7 +117,7 @@ export async function startSandboxer({ config, configFile, log, logLevel, store:
     cgroupParent: config.sandboxer.cgroup_parent,
   })
   // containerd's socket last: whoever can reach it finds the whole daemon there.
-  await listen(config.sandboxer.admin, [grpcHandlers(rpc.admin, createAdmin(sandboxes, warm))])
+  await listen(config.sandboxer.admin, [grpcHandlers(rpc.admin, createAdmin(sandboxes, warm, config.sandboxer.debug))])
   await listen(config.sandboxer.listen, [grpcHandlers(rpc.controller, controller)])
   const forever = new AbortController().signal
   beat(sandboxes, services, (signal) => containerd.connections(signal), forever).catch((error: unknown) => log.error('the beat has stopped', { error }))

@@ -6,6 +6,7 @@ import type { Log } from '#shared/log.ts'
 import type { Os } from '#shared/os/contract.ts'
 import type { Containers } from '../container/containers.ts'
 import { hasExited, statusOf } from '../container/state.ts'
+import { evaluate, heapSnapshot, type Names, profile } from '../debug/inspector.ts'
 import type { HostLink } from '../link/link.ts'
 import type { Network } from '../network/apply.ts'
 import type { GuestRpc } from '../rpc.ts'
@@ -32,10 +33,12 @@ export interface AgentContext {
   readonly log: Log
   /** Directory of the pod's cgroup. */
   readonly podCgroup: string
+  /** For whoever looks into the agent. */
+  readonly names: Names
 }
 
 export function createAgentService(context: AgentContext): Handlers<ServiceTypesOf<'agent'>> {
-  const { containers, network, link, rpc, os, log, podCgroup } = context
+  const { containers, network, link, rpc, os, log, podCgroup, names } = context
   return {
     Ping({ instance }) {
       link.calledBy(instance)
@@ -72,7 +75,23 @@ export function createAgentService(context: AgentContext): Handlers<ServiceTypes
       setTimeout(() => os.processes.powerOff(), POWER_OFF_MS)
       return {}
     },
+    Evaluate({ expression }, { signal }) {
+      log.info('an expression is evaluated', { length: expression.length })
+      return evaluate(expression, names, signal)
+    },
+    Profile({ durationMillis }, { signal }) {
+      log.info('a profile is taken', { ms: durationMillis })
+      return dumps(profile(durationMillis, signal))
+    },
+    HeapSnapshot() {
+      log.info('a heap snapshot is taken')
+      return dumps(heapSnapshot())
+    },
   }
+}
+
+async function* dumps(pieces: AsyncIterable<Buffer>): AsyncGenerator<{ readonly data: Buffer }> {
+  for await (const data of pieces) yield { data }
 }
 
 /** TERM, grace, KILL. A container that ends sooner is not waited for. */

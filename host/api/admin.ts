@@ -2,6 +2,7 @@
 import { RuntimeError } from '#shared/errors.ts'
 import type { ServiceTypesOf } from '#shared/rpc/services.ts'
 import type { Handlers } from '#shared/ttrpc/method.ts'
+import { createInspection } from './inspection.ts'
 import type { SandboxRecord } from '../sandbox/record.ts'
 import type { Sandbox } from '../sandbox/sandbox.ts'
 import type { Sandboxes } from '../sandbox/sandboxes.ts'
@@ -10,7 +11,8 @@ import type { WarmPool } from '../sandbox/warm-pool.ts'
 const CONSOLE_LINES = 100
 const CONSOLE_LINES_MAX = 1000
 
-export function createAdmin(sandboxes: Sandboxes, warm: Pick<WarmPool, 'all'>): Handlers<ServiceTypesOf<'admin'>> {
+/** `debug` is the configuration's sandboxer.debug. */
+export function createAdmin(sandboxes: Sandboxes, warm: Pick<WarmPool, 'all'>, debug: boolean): Handlers<ServiceTypesOf<'admin'>> {
   return {
     List() {
       const pods = sandboxes.all.map(({ record, state }) => ({ record, state: state.kind, vmmPid: 'running' in state ? (record.vmmPid ?? 0) : 0 }))
@@ -29,6 +31,7 @@ export function createAdmin(sandboxes: Sandboxes, warm: Pick<WarmPool, 'all'>): 
         attributes: { ...attributes, source },
       })),
     }),
+    ...createInspection((id) => pick(sandboxes, id), debug),
   }
 }
 

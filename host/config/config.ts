@@ -23,6 +23,8 @@ const sandboxer = z.strictObject({
   log_level: z.enum(logLevels).default('info'),
   /** Parent cgroup of pods whose configuration names none */
   cgroup_parent: path.default('/kuasar'),
+  /** Whether kuasarctl may run code in guests' agents, and read their heaps */
+  debug: z.boolean().default(false),
 })
 
 const containerd = z.strictObject({

@@ -16,6 +16,9 @@ export const AGENT_PORT = 1024
 
 const limits = { receivedFrameBytesMax: GUEST_MESSAGE_BYTES_MAX, receivedFieldsMax: GUEST_MESSAGE_FIELDS_MAX }
 
+/** Of one file that a guest sends for whoever looks into its agent. */
+const DUMP_BYTES_MAX = 512 * 1024 * 1024
+
 export interface GuestTask {
   readonly containerId: string
   readonly pid: number
@@ -24,7 +27,7 @@ export interface GuestTask {
 
 type Agent = Calls<ServiceTypesOf<'agent'>>
 
-export class AgentLink {
+export class AgentLink implements Disposable {
   readonly #dial: (port: number, signal: AbortSignal) => Promise<Socket>
   readonly #rpc: Rpc
   readonly #instance: string
@@ -74,10 +77,38 @@ export class AgentLink {
     await this.#ask(signal, (agent) => agent.Shutdown({ graceMillis: graceMs }, { signal }))
   }
 
+  /** Errors besides the link's own: INVALID_ARGUMENT, DEADLINE_EXCEEDED, as the agent has them. */
+  async evaluate(expression: string, signal: AbortSignal): Promise<{ readonly text: string; readonly threw: boolean }> {
+    return this.#ask(signal, (agent) => agent.Evaluate({ expression }, { signal }))
+  }
+
+  /** A CPU profile of the agent's, in pieces. */
+  profile(durationMillis: number, signal: AbortSignal): AsyncIterable<Buffer> {
+    return this.#dump(signal, (agent) => agent.Profile({ durationMillis }, { signal }))
+  }
+
+  /** The agent's heap, in pieces. */
+  heapSnapshot(signal: AbortSignal): AsyncIterable<Buffer> {
+    return this.#dump(signal, (agent) => agent.HeapSnapshot({}, { signal }))
+  }
+
   close(): void {
     this.#closed.abort(new RuntimeError('CANCELLED', 'the link to the agent is closed'))
     this.#connection?.then(({ client }) => client.close()).catch(() => {})
     this.#connection = undefined
+  }
+
+  [Symbol.dispose](): void {
+    this.close()
+  }
+
+  async *#dump(signal: AbortSignal, call: (agent: Agent) => AsyncIterable<{ readonly data: Buffer }>): AsyncGenerator<Buffer> {
+    let bytes = 0
+    for await (const { data } of await this.#ask(signal, async (agent) => call(agent))) {
+      bytes += data.length
+      if (bytes > DUMP_BYTES_MAX) throw new RuntimeError('RESOURCE_EXHAUSTED', `the guest sends more than ${DUMP_BYTES_MAX} bytes: no agent has so much`)
+      yield data
+    }
   }
 
   /** What the guest says of a failure goes into logs and errors: no more of it than a line of its log may have. */

@@ -28,10 +28,15 @@ export async function consoleTail(path: string, linesMax: number): Promise<strin
 // oxlint-disable-next-line no-control-regex -- control characters are what this removes
 const escapes = /\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]/g
 
-/** Lines without terminal escapes and control characters, empty ones left out. */
+/** Without terminal escapes and control characters but line feeds and tabs. */
+export function clean(text: string): string {
+  return text.replace(escapes, '')
+}
+
+/** Clean lines, empty ones left out. */
 export function cleanLines(text: string): string[] {
   return text
     .split(/\r?\n/)
-    .map((line) => line.replace(escapes, '').trimEnd().slice(0, LINE_LENGTH_MAX))
+    .map((line) => clean(line).trimEnd().slice(0, LINE_LENGTH_MAX))
     .filter((line) => line !== '')
 }

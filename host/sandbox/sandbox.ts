@@ -6,6 +6,7 @@
 import { RuntimeError, explain } from '#shared/errors.ts'
 import type { Log } from '#shared/log.ts'
 import { Mailbox } from '#shared/mailbox.ts'
+import type { AgentLink } from '../link/agent.ts'
 import type { RunningSandbox, SandboxExit } from './backend.ts'
 import type { BoundBackend } from './backends.ts'
 import { claim } from './claim.ts'
@@ -74,6 +75,12 @@ export class Sandbox {
     this.#require('dial')
     if (this.#state.kind === 'ready' || this.#state.kind === 'stopping') return this.#state.running
     throw new RuntimeError('INTERNAL', `sandbox ${this.id} is ${this.#state.kind} without a guest`)
+  }
+
+  /** A link to the agent that is the caller's, who closes it: a heartbeat must not wait behind what he asks. */
+  openAgent(): AgentLink {
+    const { running } = this.guest
+    return this.#services.agent((port, signal) => running.dial(port, signal))
   }
 
   /** The Create that came at `arrivedAtMs` is being answered. Its span is in the record with those of the start. */

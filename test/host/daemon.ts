@@ -23,6 +23,8 @@ const POLL_MS = 10
 
 export interface DaemonOptions {
   readonly kind?: 'fake' | 'fake-shared'
+  /** More keys of `[sandboxer]`, as TOML lines */
+  readonly sandboxer?: string
   /** Keys of `[backends.kuasar-fake]` besides its kind, as TOML lines */
   readonly backend?: string
   /** More of the configuration, as TOML */
@@ -58,6 +60,7 @@ admin = "${dir}/admin.sock"
 state_dir = "${dir}"
 log_level = "debug"
 cgroup_parent = "/kuasar-test"
+${options.sandboxer ?? ''}
 [containerd]
 address = "${dir}/containerd.sock"
 [backends.kuasar-fake]

@@ -187,7 +187,21 @@ t.test('admin shows pods, records without what is secret, consoles and traces', 
   const ctl = (...args: string[]) => execute(process.execPath, [fileURLToPath(new URL('../../host/ctl/main.ts', import.meta.url)), '--socket', daemon.adminSocket, ...args])
   t.match((await ctl('list')).stdout, /^SANDBOX +STATE +BACKEND +PID +AGE +POD\nabc +ready +kuasar-fake +- +\d+s +shop\/web\n$/)
   t.match((await ctl('trace', 'abc')).stdout, /launch .*█|▏/)
-  await t.rejects(ctl('inspect', 'nope'), { code: 1, stderr: /kuasarctl: .*no sandbox has the id "nope"/ })
+  await t.rejects(ctl('inspect', 'nope'), { code: 1, stderr: /^kuasarctl: .*no sandbox has the id "nope"/ })
+  await t.rejects(ctl('debug', 'abc', '1'), { code: 1, stderr: /^kuasarctl: .*looking into agents is off: set debug = true/ })
+  for (const wrong of [['debug'], ['debug', 'abc', '1', '2'], ['heap', 'abc', 'file'], ['list', 'abc']]) await t.rejects(ctl(...wrong), { code: 64, stderr: /usage: kuasarctl/ })
+  await t.rejects(ctl('profile', 'abc', '--seconds', 'x'), { code: 64, stderr: 'kuasarctl: --seconds x: expected a whole number\n' })
+  await t.rejects(ctl('list', '--socket', `${daemon.dir}/none.sock`), { code: 1, stderr: /^kuasarctl: the sandboxer does not answer; is it running/ })
+})
+
+t.test('looking into agents, allowed: an agent that cannot be looked into says so', async (t) => {
+  await using daemon = await Daemon.start({ sandboxer: 'debug = true' })
+  await daemon.run('abc')
+  await t.rejects(daemon.admin.Evaluate({ id: 'abc', expression: '1' }), { code: 'UNIMPLEMENTED' })
+  await t.rejects(Array.fromAsync(daemon.admin.HeapSnapshot({ id: 'abc' })), { code: 'UNIMPLEMENTED' })
+  await t.rejects(daemon.admin.Evaluate({ id: 'other', expression: '1' }), { code: 'NOT_FOUND' })
+  await daemon.create('b')
+  await t.rejects(daemon.admin.Evaluate({ id: 'b', expression: '1' }), { code: 'FAILED_PRECONDITION', message: /sandbox b is created/ })
 })
 
 t.test('SIGTERM ends it without an answer to anyone', async (t) => {

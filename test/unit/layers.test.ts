@@ -20,7 +20,7 @@ const VMMS = globSync('host/backends/*/', { cwd: ROOT, exclude: ['host/backends/
 const HOST = ['api', 'backends', 'config', 'container', 'containerd', 'forward', 'link', 'network', 'sandbox'].map((name) => `host/${name}`)
 
 /** The agent below its services. */
-const GUEST = ['container', 'forward', 'link', 'network', 'runtime', 'storage', 'streams'].map((name) => `guest/${name}`)
+const GUEST = ['container', 'debug', 'forward', 'link', 'network', 'runtime', 'storage', 'streams'].map((name) => `guest/${name}`)
 
 const layers: Readonly<Record<string, readonly string[]>> = {
   'shared': ['shared', 'proto'],
@@ -44,6 +44,7 @@ const layers: Readonly<Record<string, readonly string[]>> = {
   'guest': [...SHARED, ...GUEST, 'guest/services'],
   'guest/services': [...SHARED, ...GUEST, ...['rpc', 'pod', 'version', 'boot-marks'].map((name) => `guest/${name}.ts`)],
   'guest/container': [...SHARED, 'guest/runtime', 'guest/storage', 'guest/streams'],
+  'guest/debug': SHARED,
   'guest/forward': SHARED,
   'guest/link': [...SHARED, 'guest/container/ports.ts', 'guest/rpc.ts'],
   'guest/network': SHARED,
