@@ -27,6 +27,7 @@ import { serveConnection } from './services/connection.ts'
 import { withEncodedData } from './services/encoded-data.ts'
 import { createTaskService } from './services/task.ts'
 import { Storages } from './storage/storages.ts'
+import { Submounts } from './storage/submounts.ts'
 import { StreamRegistry } from './streams/registry.ts'
 
 /** Runs until the VM ends. Rejects when the guest cannot do its work: the caller says why and exits. */
@@ -78,6 +79,7 @@ export async function runAgent(config: GuestConfig, os: Os, rpc: GuestRpc, env: 
     preparer: createPreparer(link, [`${paths.run}/shared`, `${paths.run}/roots`], log),
     events: new EventQueue(createPublisher(link, rpc, bootTimeNanos), log),
     storages,
+    submounts: new Submounts(os.mounts),
     podPid: new PodPidNamespace(paths.pause, reaper, bootTimeNanos),
     io: { os, streams, consoleDir: directories.consoles },
     initPolicy: { output: initOutput, input: initInput },

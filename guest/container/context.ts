@@ -4,6 +4,7 @@ import type { Log } from '#shared/log.ts'
 import type { PodPidNamespace } from '../runtime/pod-pid.ts'
 import type { OciRuntime } from '../runtime/runtime.ts'
 import type { Storages } from '../storage/storages.ts'
+import type { Submounts } from '../storage/submounts.ts'
 import type { IoContext, IoPolicy } from './io.ts'
 import type { Exits, Preparer, TaskEvent, TaskEvents } from './ports.ts'
 import type { SpecContext } from './spec.ts'
@@ -14,6 +15,7 @@ export interface ContainersContext {
   readonly preparer: Preparer
   readonly events: TaskEvents
   readonly storages: Storages
+  readonly submounts: Submounts
   readonly podPid: PodPidNamespace
   readonly io: IoContext
   readonly initPolicy: IoPolicy

@@ -2,7 +2,6 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { RuntimeError } from '#shared/errors.ts'
 import { Cgroup } from '../runtime/cgroup.ts'
-import { holdSubmounts } from '../storage/submounts.ts'
 import { type Container, endExecs } from './container.ts'
 import { attempt, type ContainersContext, publish } from './context.ts'
 import { ProcessIo } from './io.ts'
@@ -31,16 +30,18 @@ export async function createContainer(
   signal: AbortSignal,
 ): Promise<Container> {
   const { id, stdio } = request
-  const { preparer, storages, runtime, reaper, events, io: ioContext, initPolicy, log } = context
+  const { preparer, storages, submounts, runtime, reaper, events, io: ioContext, initPolicy, log } = context
   const about = `container ${id}`
   const plan = planStdio(stdio, about)
   await using undo = new AsyncDisposableStack()
 
-  undo.defer(() => attempt(context, `release ${about}`, preparer.release(id)))
+  const used: string[] = []
+  undo.defer(() => attempt(context, `release ${about}`, preparer.release(id, used)))
   const prepared = await preparer.prepare(id)
   undo.use(await storages.acquire(prepared.storages))
   const { dir, command, oomScoreAdj, sources } = await writeBundle(context, request, prepared, isInit, undo)
-  undo.use(await holdSubmounts(ioContext.os.mounts, sources))
+  used.push(...sources)
+  undo.use(await submounts.hold(sources))
   // Before the streams are bound: those that wait by now may be another containerd's.
   signal.throwIfAborted()
   const io = await ProcessIo.open(plan, ioContext, initPolicy)

@@ -19,8 +19,8 @@ export interface PreparedContainer {
 export interface Preparer {
   /** Errors: NOT_FOUND no such container in this sandbox; UNAVAILABLE while the sandboxer is away. */
   prepare(containerId: string): Promise<PreparedContainer>
-  /** Idempotent. */
-  release(containerId: string): Promise<void>
+  /** `sources`: what the container's mounts came from, as far as it came. Idempotent. */
+  release(containerId: string, sources: readonly string[]): Promise<void>
 }
 
 /** PID 1's word on processes that are nobody's children. */

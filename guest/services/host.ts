@@ -31,9 +31,12 @@ const LOG_MS_MAX = 5000
 /** `shares`: where the share is mounted. */
 export function createPreparer(link: HostLink, shares: readonly string[], log: Log): Preparer {
   const releases = new Releases({
-    async release(containerId) {
+    async release(containerId, sources) {
       await link.call(RELEASE_MS_MAX, (calls) => calls.Release({ containerId }, { timeoutMs: CALL_MS_MAX }))
-      await Promise.all(shares.map((share) => forget(`${share}/${containerId}`)))
+      const own = shares.map((share) => `${share}/${containerId}`)
+      // What it had in common with others may be gone too.
+      const common = sources.filter((path) => shares.some((share) => path.startsWith(`${share}/`)) && !own.some((top) => path.startsWith(`${top}/`)))
+      await Promise.all([...own, ...common].map(forget))
     },
     up: () => link.up,
     failed: (containerId, error) => log.warn('a container is not released', { container: containerId, error: explain(error) }),
@@ -45,12 +48,13 @@ export function createPreparer(link: HostLink, shares: readonly string[], log: L
       const answer = await link.call(PREPARE_MS_MAX, (calls) => calls.Prepare({ containerId }, { timeoutMs: CALL_MS_MAX }))
       return preparedOf(answer)
     },
-    release: (containerId) => releases.release(containerId),
+    release: (containerId, sources) => releases.release(containerId, sources),
   }
 }
 
 /**
- * Has the kernel ask the host for a name that the host has removed, with which it forgets all it knew below. Until then
+ * Has the kernel ask the host for a name that the host has removed, with which it forgets all it knew below; one that is there
+ * still it finds again, and forgets nothing. Until then
  * virtiofsd keeps the files open, the host's disk keeps what the container has deleted, and a container of the same name
  * would get the old one's files. (That a name is missing is never believed: virtiofsd gives that no time to live.)
  *

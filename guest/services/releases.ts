@@ -9,7 +9,7 @@ const DELETE_WAIT_MS_MAX = 3_000
 
 export interface ReleasesOptions {
   /** The call itself; settles when the sandboxer has answered, however long it is away. */
-  readonly release: (containerId: string) => Promise<void>
+  readonly release: (containerId: string, sources: readonly string[]) => Promise<void>
   /** True while the sandboxer can be called. */
   readonly up: () => boolean
   /** Told of a failure that nobody waited for. */
@@ -25,9 +25,9 @@ export class Releases {
   }
 
   /** Resolves when the container is given back, or will be once the sandboxer returns. Never rejects. */
-  async release(containerId: string): Promise<void> {
+  async release(containerId: string, sources: readonly string[]): Promise<void> {
     const { release, up, failed } = this.#options
-    const released = release(containerId)
+    const released = release(containerId, sources)
       .catch((error: unknown) => failed(containerId, error))
       .finally(() => this.#underWay.delete(containerId))
     this.#underWay.set(containerId, released)

@@ -10,6 +10,8 @@ export const HUGEPAGE_SIZE = '2MB'
 /** What preparing a container needs to know of its sandbox. */
 export interface SandboxView {
   readonly id: string
+  /** The pod's, as the kubelet names its directory; empty of a client that gives none */
+  readonly podUid: string
   /** containerd's namespace, "k8s.io" under CRI. */
   readonly namespace: string
   /** Host directory shared with the guest. */

@@ -8,7 +8,7 @@ import { open, readFile, readlink, statfs, type FileHandle } from 'node:fs/promi
 import { RuntimeError } from '#shared/errors.ts'
 import type { Gate } from '#shared/gate.ts'
 import { isErrno } from '#shared/os/error.ts'
-import { mountOfDescriptor, mountsBelow } from '../sandbox/mounts.ts'
+import { mountIdOf, mountOfDescriptor, mountsBelow } from '../sandbox/mounts.ts'
 import { inMemory, type SourceFacts } from './source.ts'
 
 /** open(2): a descriptor that only stands for the path; opens sockets and devices without touching them. */
@@ -77,13 +77,19 @@ async function look(path: string, handle: FileHandle): Promise<SourceFacts> {
     const { type, blocks, bsize } = await statfs(descriptorPath(handle))
     const hasMounts = (await mountsBelow(actual)).some((point) => point !== actual)
     const fileSystem = { fsType: type, fsBytes: blocks * bsize, fsBlockBytes: bsize }
-    const facts = { kind: 'directory', ...fileSystem, mode: stat.mode & 0o7777, uid, gid, hasMounts } as const
+    const identity = await identityOf(handle)
+    const facts = { kind: 'directory', identity, ...fileSystem, mode: stat.mode & 0o7777, uid, gid, hasMounts } as const
     return inMemory(type) ? { ...facts, fsPath: await pathInFileSystem(handle, actual) } : facts
   }
-  if (stat.isFile()) return { kind: 'file', fsType: (await statfs(descriptorPath(handle))).type }
+  if (stat.isFile()) return { kind: 'file', identity: await identityOf(handle), fsType: (await statfs(descriptorPath(handle))).type }
   if (stat.isCharacterDevice() || stat.isBlockDevice())
     return { kind: stat.isBlockDevice() ? 'block' : 'char', ...deviceNumber(stat.rdev) }
   return { kind: stat.isSocket() ? 'socket' : 'fifo' }
+}
+
+async function identityOf(handle: FileHandle): Promise<string> {
+  const [{ dev, ino }, info] = await Promise.all([handle.stat({ bigint: true }), readFile(`/proc/self/fdinfo/${handle.fd}`, 'latin1')])
+  return `${dev.toString(36)}.${ino.toString(36)}.${mountIdOf(info)}`
 }
 
 /** A bind shows a part of a file system: the mount knows which. */

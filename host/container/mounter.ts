@@ -27,7 +27,7 @@ export function mountRootfs(mounts: Mounts, plan: RootfsPlan, stagingDir: string
     case 'overlay':
       return mountOverlay(mounts, plan)
     case 'bind':
-      return mountVolume(mounts, { ...plan, node: 'directory', recursive: false, receives: false }, plan.source, stagingDir)
+      return mountVolume(mounts, { ...plan, node: 'directory', recursive: false, receives: false, common: false }, plan.source, stagingDir)
   }
 }
 

@@ -4,6 +4,9 @@
  *
  *   <share>/<container id>/rootfs       its root, its own, always
  *   <share>/<container id>/volumes/N    what mount N of its spec binds
+ *   <share>/_volumes/KEY-XXXXXXXX       the same, for all containers of the pod that bind the same in the same way: for the guest's
+ *                                       kernel two binds are two file systems, and a file in each of them two files, so that
+ *                                       neither locks nor mapped memory, FIFOs, sockets or inotify would reach from one to the other
  */
 import { unreachable } from '#shared/errors.ts'
 import type { SnapshotMount } from '../containerd/contract.ts'
@@ -12,7 +15,7 @@ import { memoryVolume, type MemoryInput } from './memory.ts'
 import { isBind, type OciMount, type OciSpec } from './oci.ts'
 import { refused } from './refused.ts'
 import { planRootfs, type RootfsPlan } from './rootfs.ts'
-import { HUGETLBFS, emptyDirOfSubPath, kernelFileSystem, universalDevice, type SourceFacts } from './source.ts'
+import { HUGETLBFS, emptyDirOfSubPath, isEmptyDirOf, kernelFileSystem, universalDevice, type SourceFacts } from './source.ts'
 
 /** A bind of a host file or directory into the share. */
 export interface VolumePlan {
@@ -25,6 +28,8 @@ export interface VolumePlan {
   readonly readonly: 'no' | 'top' | 'recursive'
   /** Mounts made below the source later appear as well (mountPropagation: HostToContainer) */
   readonly receives: boolean
+  /** Serves whichever containers of the pod bind the same */
+  readonly common: boolean
 }
 
 export interface ContainerPlan {
@@ -45,6 +50,12 @@ export interface PlanInput extends MemoryInput {
   readonly hostDir: string
   readonly guestDir: string
   readonly guestRootDir: string
+  /** Where the volumes are that containers have in common */
+  readonly hostVolumesDir: string
+  readonly guestVolumesDir: string
+  /** The name there of the one with this key */
+  commonName(key: string): string
+  readonly podUid: string
 }
 
 /** Every path that `planContainer` wants facts of. */
@@ -63,12 +74,14 @@ export function planContainer(input: PlanInput): ContainerPlan {
   const storages = planned.flatMap(({ storages: needed }) => needed ?? [])
   return {
     rootfs: planRootfs(input.snapshot, input.snapshotter, `${input.hostDir}/rootfs`),
-    volumes: planned.flatMap(({ volume }) => volume ?? []),
-    storages: storages.filter(({ target }, index) => storages.findIndex((other) => other.target === target) === index),
+    volumes: uniqueTargets(planned.flatMap(({ volume }) => volume ?? [])),
+    storages: uniqueTargets(storages),
     mounts: planned.flatMap(({ mount }) => mount ?? []),
     guestRootfs: `${input.guestRootDir}/rootfs`,
   }
 }
+
+const uniqueTargets = <T extends { readonly target: string }>(all: readonly T[]): readonly T[] => [...new Map(all.map((one) => [one.target, one])).values()]
 
 /** What becomes of one mount; nothing at all when the guest's agent provides it. */
 interface PlannedMount {
@@ -136,23 +149,23 @@ type VolumeFacts = Extract<SourceFacts, { kind: 'file' | 'directory' }>
 function bindVolume(mount: OciMount, source: string, facts: VolumeFacts, index: number, input: PlanInput): PlannedMount {
   if (facts.fsType === HUGETLBFS)
     throw refused('UNIMPLEMENTED', mount, 'lies on hugetlbfs', "huge pages of the host are not the guest's; use an emptyDir of medium HugePages")
-  const at = `volumes/${index}`
   const last = (...words: readonly string[]) => mount.options.findLast((word) => words.includes(word))
   const access = last('ro', 'rw', 'rro')
   const recursive = mount.options.includes('rbind')
   const receives = ['slave', 'rslave'].includes(last('private', 'rprivate', 'slave', 'rslave') ?? '')
-  const mixed = access === 'ro' && recursive && facts.kind === 'directory' && (facts.hasMounts || receives)
-  const options = mixed ? mount.options.filter((word) => word !== 'ro') : mount.options
+  const hasMounts = facts.kind === 'directory' && facts.hasMounts
+  const mixed = access === 'ro' && recursive && facts.kind === 'directory' && (hasMounts || receives)
+  // Nothing would be kept from the guest by a bind that is read-only, and that would be another one than its writers'.
+  const guestsOwn = !mixed && !hasMounts && isEmptyDirOf(input.podUid, source)
+  const readonly = guestsOwn || access === 'rw' || access === undefined ? 'no' : access === 'rro' ? 'recursive' : 'top'
+  // One that is to have the mounts below its source, and none that come later, is of its own time.
+  const common = !hasMounts || !recursive || receives
+  const at = common
+    ? { host: input.hostVolumesDir, guest: input.guestVolumesDir, name: input.commonName([facts.identity, readonly, recursive ? 'r' : '', receives ? 's' : ''].join('.')) }
+    : { host: input.hostDir, guest: input.guestDir, name: `volumes/${index}` }
   return {
-    mount: { ...mount, type: 'bind', source: `${input.guestDir}/${at}`, options },
-    volume: {
-      node: facts.kind,
-      source,
-      target: `${input.hostDir}/${at}`,
-      recursive,
-      readonly: access === 'rro' ? 'recursive' : access === 'ro' ? 'top' : 'no',
-      receives,
-    },
+    mount: { ...mount, type: 'bind', source: `${at.guest}/${at.name}`, options: mixed ? mount.options.filter((word) => word !== 'ro') : mount.options },
+    volume: { node: facts.kind, source, target: `${at.host}/${at.name}`, recursive, readonly, receives, common },
   }
 }
 

@@ -4,8 +4,10 @@
  * What a guest asks for is an id; that the container is this sandbox's, containerd says, twice: by the file it keeps
  * beside the spec and by its record. Nothing is touched before.
  */
+import { randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { mkdir, writeFile } from 'node:fs/promises'
-import { dirname, join, relative } from 'node:path'
+import { basename, dirname, join, relative } from 'node:path'
 import { RuntimeError } from '#shared/errors.ts'
 import { containerId as parseContainerId, type ContainerId } from '#shared/ids.ts'
 import { Gate } from '#shared/gate.ts'
@@ -13,9 +15,9 @@ import { formatJson } from '#shared/json.ts'
 import type { Mounts } from '#shared/os/contract.ts'
 import { isErrno } from '#shared/os/error.ts'
 import type { Containerd } from '../containerd/contract.ts'
-import { mountsBelow } from '../sandbox/mounts.ts'
+import { mountPoints } from '../sandbox/mounts.ts'
 import type { OwnedResource } from '../sandbox/ownership.ts'
-import { plainShare, shareAt, type Share } from '../sandbox/share.ts'
+import { plainShare, shareAt, VOLUMES_DIR, type Share } from '../sandbox/share.ts'
 import { bundleDir, checkOwner, noSuchContainer, readSpec } from './bundle.ts'
 import type { ContainerPreparer, PreparedContainer, SandboxView } from './contract.ts'
 import { openSources, type Sources } from './facts.ts'
@@ -54,16 +56,21 @@ export function createPreparer({ containerd, mounts, containerdStateDir }: Prepa
     if (record.sandboxId !== sandbox.id) throw noSuchContainer(id, sandbox.id)
     const snapshot = await containerd.snapshotMounts(record.snapshotter, record.snapshotKey, signal)
     await using sources = await openSources(sourcesOf(spec), gateOf(sandbox), signal)
+    // From here to the record of the intents nothing is awaited: what is in common with another container stays so.
     const plan = planContainer({
       spec,
       snapshot,
       snapshotter: record.snapshotter,
       facts: sources.facts,
       id,
+      podUid: sandbox.podUid,
       hugepagesMiB: sandbox.hugepagesMiB,
       hostDir: join(sandbox.sharedDir, id),
       guestDir: join(sandbox.guestSharedDir, id),
       guestRootDir: join(sandbox.guestRootsDir, id),
+      hostVolumesDir: join(sandbox.sharedDir, VOLUMES_DIR),
+      guestVolumesDir: join(sandbox.guestSharedDir, VOLUMES_DIR),
+      commonName: commonNames(sandbox),
     })
     const guest = guestSpec(spec, plan, sandbox.hugepagesMiB)
     const json = Buffer.from(formatJson(guest.spec))
@@ -80,13 +87,14 @@ export function createPreparer({ containerd, mounts, containerdStateDir }: Prepa
     const owned = sandbox.ownership.list().filter((resource) => belongsTo(resource, id))
     if (owned.length === 0) refuseTooMany(sandbox)
     const known = new Set(owned.map(nameOf))
-    const done = new Set(owned.length === 0 ? [] : await mountsBelow(join(sandbox.sharedDir, id)))
     const intents = intentsOf(share, id, plan).filter((resource) => !known.has(nameOf(resource)))
     await sandbox.ownership.acquireAll(intents, async () => {
       await makeSkeleton(share, plan)
-      if (!done.has(plan.rootfs.target)) mountRootfs(mounts, plan.rootfs, share.stagingDir)
+      // Looked at and mounted in one go: another container may have made what the two have in common, or be about to.
+      const mounted = new Set(mountPoints(readFileSync('/proc/self/mountinfo', 'utf8')))
+      if (!mounted.has(plan.rootfs.target)) mountRootfs(mounts, plan.rootfs, share.stagingDir)
       for (const volume of plan.volumes)
-        if (!done.has(volume.target)) mountVolume(mounts, volume, sources.pinned(volume.source), share.stagingDir)
+        if (!mounted.has(volume.target)) mountVolume(mounts, volume, sources.pinned(volume.source), share.stagingDir)
     })
   }
 
@@ -103,10 +111,27 @@ export function createPreparer({ containerd, mounts, containerdStateDir }: Prepa
 }
 
 /** The directory first: what is owned is undone newest first. */
-const intentsOf = ({ skeletonDir }: Share, containerId: ContainerId, { rootfs, volumes }: ContainerPlan): readonly OwnedResource[] => [
+const intentsOf = ({ sharedDir, skeletonDir }: Share, containerId: ContainerId, { rootfs, volumes }: ContainerPlan): readonly OwnedResource[] => [
   { kind: 'directory', path: join(skeletonDir, containerId), containerId },
-  ...[rootfs, ...volumes].map(({ target }) => ({ kind: 'mount', target, containerId }) as const),
+  { kind: 'mount', target: rootfs.target, containerId },
+  ...volumes.map(({ target, common }) => ({ kind: 'mount', target, containerId, ...(common ? { point: join(skeletonDir, relative(sharedDir, target)) } : {}) }) as const),
 ]
+
+/** By key: the volume of the pod's that is there, or one that never was, for the last user of an older one may be leaving. */
+function commonNames({ ownership, sharedDir }: SandboxView): (key: string) => string {
+  const directory = join(sharedDir, VOLUMES_DIR)
+  const names = new Map<string, string>()
+  for (const resource of ownership.list()) {
+    if (resource.kind !== 'mount' || dirname(resource.target) !== directory) continue
+    const name = basename(resource.target)
+    names.set(name.slice(0, name.lastIndexOf('-')), name)
+  }
+  return (key) => {
+    const name = names.get(key) ?? `${key}-${randomBytes(4).toString('hex')}`
+    names.set(key, name)
+    return name
+  }
+}
 
 /** What the mounts cover, made where the guest cannot reach: an empty directory or file each. */
 async function makeSkeleton({ sharedDir, skeletonDir }: Share, { rootfs, volumes }: ContainerPlan): Promise<void> {

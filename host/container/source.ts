@@ -3,11 +3,13 @@
 export type SourceFacts =
   | { readonly kind: 'missing' | 'socket' | 'fifo' }
   | { readonly kind: 'char' | 'block'; readonly major: number; readonly minor: number }
-  | { readonly kind: 'file'; readonly fsType: number }
+  | { readonly kind: 'file'; readonly fsType: number; readonly identity: string }
   | DirectoryFacts
 
 export interface DirectoryFacts {
   readonly kind: 'directory'
+  /** Of device, inode and mount: two names with the same are one directory, for as long as somebody holds it */
+  readonly identity: string
   /** f_type of statfs(2) */
   readonly fsType: number
   /** Size of the whole file system, bytes; 0 for one without a limit */
@@ -77,6 +79,9 @@ export function emptyDirName(source: string): string | undefined {
   const [, uid, name] = emptyDir.exec(source) ?? []
   return uid === undefined || name === undefined ? undefined : `${uid}_${name}`
 }
+
+/** Whether it is an emptyDir of that very pod: whatever may be read of it, the pod may write. */
+export const isEmptyDirOf = (podUid: string, source: string): boolean => podUid !== '' && emptyDir.exec(source)?.[1] === podUid
 
 /** Where kubelet binds a subPath of a volume; the volume's own directory if it were an emptyDir. */
 export function emptyDirOfSubPath(source: string): string | undefined {

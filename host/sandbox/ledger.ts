@@ -16,6 +16,7 @@ export class Ledger implements Ownership {
   readonly #store: RecordStore
   readonly #undo: Undo
   #record: SandboxRecord
+  readonly #undoing = new Set<OwnedResource>()
   #closed = false
   #removed = false
   #writing: Promise<void> = Promise.resolve()
@@ -33,7 +34,7 @@ export class Ledger implements Ownership {
   }
 
   list(): readonly OwnedResource[] {
-    return this.#record.owned
+    return this.#record.owned.filter((resource) => !this.#undoing.has(resource))
   }
 
   /** Changes what the record says besides what is owned; durable when it resolves. */
@@ -84,9 +85,12 @@ export class Ledger implements Ownership {
   }
 
   async release(match: (resource: OwnedResource) => boolean): Promise<void> {
-    const newestFirst = this.#record.owned.filter(match).toReversed()
-    if (newestFirst.length === 0) return
+    const leaving = this.#record.owned.filter(match)
+    if (leaving.length === 0) return
+    const newestFirst = this.#strikeShared(leaving).toReversed()
+    for (const resource of newestFirst) this.#undoing.add(resource)
     const outcomes = await this.#undo(newestFirst, this.sandboxId)
+    for (const resource of newestFirst) this.#undoing.delete(resource)
     const gone = new Set(newestFirst.filter((_, index) => outcomes[index] === undefined))
     const failures = new Set(outcomes.filter((outcome) => outcome !== undefined))
     this.#setOwned(this.#record.owned.filter((resource) => !gone.has(resource)))
@@ -94,6 +98,16 @@ export class Ledger implements Ownership {
     const [cause] = failures
     if (cause !== undefined)
       throw new RuntimeError('INTERNAL', `sandbox ${this.sandboxId}: not everything could be undone: ${[...failures].map(explain).join('; ')}`, { cause })
+  }
+
+  /** Strikes out those mounts of `leaving` that serve somebody else as well, and answers the others. */
+  #strikeShared(leaving: readonly OwnedResource[]): readonly OwnedResource[] {
+    const ends = new Set(leaving)
+    const inUse = new Set(this.list().flatMap((resource) => (resource.kind === 'mount' && !ends.has(resource) ? [resource.target] : [])))
+    const last = leaving.filter((resource) => resource.kind !== 'mount' || !inUse.has(resource.target))
+    const undone = new Set(last)
+    this.#setOwned(this.#record.owned.filter((resource) => !ends.has(resource) || undone.has(resource)))
+    return last
   }
 
   /** Nothing can be acquired any more. */

@@ -18,8 +18,10 @@ export interface OwnedProcess {
 export interface OwnedMount {
   readonly kind: 'mount'
   readonly target: string
-  /** Set when the mount serves one container and goes with it. */
+  /** Set when the mount serves one container and goes with it. One that serves several is named once for each, and goes with the last. */
   readonly containerId?: string
+  /** The directory or file made for it alone to cover, as seen without it: removed after it */
+  readonly point?: string
 }
 
 export interface OwnedDirectory {
@@ -61,7 +63,11 @@ export interface Ownership {
   acquire<R extends OwnedResource>(intent: R, create: () => Promise<R | void>): Promise<R>
   /** Several resources under one durable write before and one after: for hot paths. */
   acquireAll(intents: readonly OwnedResource[], create: () => Promise<readonly OwnedResource[] | void>): Promise<void>
-  /** Undoes and strikes out every matching resource, newest first. Tolerates what is gone already. Collects errors. */
+  /**
+   * Undoes and strikes out every matching resource, newest first. A mount that is named by another resource as well is only struck
+   * out. Tolerates what is gone already. Collects errors.
+   */
   release(match: (resource: OwnedResource) => boolean): Promise<void>
+  /** What is owned, but for what is being undone. */
   list(): readonly OwnedResource[]
 }

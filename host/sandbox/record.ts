@@ -13,7 +13,7 @@ export const RECORD_VERSION = 1
 const text = z.string()
 const resource = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('process'), name: text, pid: z.int().positive().exactOptional(), startTicks: text.exactOptional() }),
-  z.object({ kind: z.literal('mount'), target: text, containerId: text.exactOptional() }),
+  z.object({ kind: z.literal('mount'), target: text, containerId: text.exactOptional(), point: text.exactOptional() }),
   z.object({ kind: z.literal('directory'), path: text, containerId: text.exactOptional() }),
   z.object({ kind: z.literal('file'), path: text }),
   z.object({ kind: z.literal('cgroup'), path: text }),

@@ -36,7 +36,7 @@ export function attachGuest({ running, link, forwards }: Launched, { ledger, bac
   const guestSharedDir = backend.capabilities.sharing === 'none' ? sharedDir : GUEST_SHARED_DIR
   const guestRootsDir = backend.capabilities.sharing !== 'none' && running.servesRoots ? GUEST_ROOTS_DIR : guestSharedDir
   const { hugepagesMiB } = ledger.record.plan.guest
-  const view = { id: ledger.sandboxId, namespace, sharedDir, guestSharedDir, guestRootsDir, hugepagesMiB, ownership: ledger }
+  const view = { id: ledger.sandboxId, podUid: ledger.record.pod.uid, namespace, sharedDir, guestSharedDir, guestRootsDir, hugepagesMiB, ownership: ledger }
   const containers = new Containers(view, ledger, preparer, containerd, trace)
   return { running, link, forwards, agent: services.agent((port, signal) => running.dial(port, signal)), containers }
 }

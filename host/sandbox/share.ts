@@ -28,6 +28,9 @@ export const GUEST_SHARED_DIR = '/run/kuasar/shared'
 /** Where it mounts it once more, for the containers' roots in it. */
 export const GUEST_ROOTS_DIR = '/run/kuasar/roots'
 
+/** Holds the volumes that containers of the pod have in common. No container's id begins with "_". */
+export const VOLUMES_DIR = '_volumes'
+
 export interface Share {
   /** What the guest sees; nobody can create anything in it. */
   readonly sharedDir: string

@@ -22,7 +22,7 @@ export const undo: Undo = async (resources, sandboxId) => {
     const links = rest.slice(0, leading(rest, isLink)).filter(isLink)
     const [first] = rest
     const outcome = await attempt(
-      mounts.length > 0 ? unmountAll(mounts.map(({ target }) => target)) : links.length > 0 ? removeLinks(links) : first && undoOne(first, sandboxId),
+      mounts.length > 0 ? removeMounts(mounts) : links.length > 0 ? removeLinks(links) : first && undoOne(first, sandboxId),
     )
     outcomes.push(...Array.from({ length: Math.max(1, mounts.length, links.length) }, () => outcome))
   }
@@ -31,6 +31,11 @@ export const undo: Undo = async (resources, sandboxId) => {
 
 const isMount = (resource: OwnedResource): resource is OwnedMount => resource.kind === 'mount'
 const isLink = (resource: OwnedResource): resource is OwnedLink => resource.kind === 'link'
+
+async function removeMounts(mounts: readonly OwnedMount[]): Promise<void> {
+  await unmountAll(mounts.map(({ target }) => target))
+  for (const { point } of mounts) if (point !== undefined) await removeTree(point)
+}
 
 async function removeLinks(links: readonly OwnedLink[]): Promise<void> {
   for (const [netns, taps] of Map.groupBy(links, ({ netns }) => netns)) await removeTaps(netns, taps)
@@ -58,7 +63,7 @@ async function undoOne(resource: OwnedResource, sandboxId: string): Promise<void
       for (const { pid, startTicks } of await findMarked((marker) => marker === `${sandboxId}/${resource.name}`)) await endProcess(pid, startTicks)
       return undefined
     case 'mount':
-      return unmountAll([resource.target])
+      return removeMounts([resource])
     case 'directory':
       return removeTree(resource.path)
     case 'file':

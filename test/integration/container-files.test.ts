@@ -1,6 +1,7 @@
 /** A container's files in a microVM: its root, its volumes, and what is refused. One pod, many containers. */
 import t from 'tap'
 import { poll } from '#test/node/poll.ts'
+import { inside as paths } from '#test/node/paths.ts'
 import { idle, images, inside, startKuasar } from '#test/support/kuasar.ts'
 
 await using kuasar = await startKuasar()
@@ -15,7 +16,7 @@ const pod = await kuasar.pod('files')
 /** Descriptors that the pod's two virtiofsd hold. */
 const held = async () => Number(await sh(`for p in $(pidof virtiofsd); do grep -q ${pod.id} /proc/$p/cmdline && ls /proc/$p/fd; done | wc -l`))
 /** Entries of the share; each container has one while it exists. */
-const shared = async () => (await sh(`ls /run/kuasar/sandboxes/${pod.id}/shared`)).split('\n').filter((name) => name !== '')
+const shared = async () => (await sh(`cd /run/kuasar/sandboxes/${pod.id}/shared; ls .; if [ -d _volumes ]; then ls _volumes; fi`)).split('\n').filter((name) => !['', '_volumes'].includes(name))
 
 await t.test('two containers, each its own root', async (t) => {
   const [a, b] = await Promise.all([pod.run({ ...idle, name: 'a' }), pod.run({ ...idle, name: 'b', image: images.layers })])
@@ -41,6 +42,34 @@ await t.test('the same image twice is two roots', async (t) => {
   t.equal(await inside(a, 'cat /root/who'), 'a')
   t.equal(await inside(b, 'cat /root/who'), 'b')
   await Promise.all([a.stop(10), b.stop(10)])
+})
+
+await t.test('one directory in two containers is one in everything: locks, pipes, sockets, mapped memory, what inotify tells', async (t) => {
+  await sh('mkdir -p /scratch/v/one')
+  const mounts = [mount('/scratch/v/one', '/e'), mount(`${paths.checkout}/build/test/one-directory`, '/bin/one', ro)]
+  const [a, b] = await Promise.all([pod.run({ ...idle, name: 'one-a', mounts }), pod.run({ ...idle, name: 'one-b', mounts })])
+  await inside(a, 'mkfifo /e/pipe; one lock /e/lock >/dev/null & one hold /e/map written >/dev/null & one serve /e/socket >/dev/null & sleep 0.1')
+  t.ok(await poll(30_000, async () => ((await inside(b, 'one try /e/lock')) === 'locked' ? true : undefined)), 'a lock is held')
+  t.ok(await poll(30_000, async () => ((await inside(b, 'one look /e/map')) === 'written' ? true : undefined)), 'memory is seen')
+  t.equal(await inside(b, 'until [ -S /e/socket ]; do sleep 0.1; done; one ask /e/socket'), 'answered')
+  const [said] = await Promise.all([inside(a, 'cat /e/pipe'), inside(b, 'echo through >/e/pipe')])
+  t.equal(said, 'through')
+  // Until it is told, for nobody knows when it has begun to watch.
+  const creating = inside(b, 'i=0; until [ -e /e/enough ]; do i=$((i+1)); touch /e/new-$i; sleep 0.2; done')
+  t.equal(await inside(a, 'one watch /e; touch /e/enough'), 'told')
+  await creating
+  // Whoever leaves first takes nothing along; the last takes all.
+  await a.stop(0)
+  await a.remove()
+  t.equal(await inside(b, 'echo more >/e/f; cat /e/f; one try /e/lock'), 'more\nfree')
+  const c = await pod.run({ ...idle, name: 'one-c', mounts })
+  t.equal(await inside(c, 'cat /e/f; [ -p /e/pipe ] && echo pipe'), 'more\npipe')
+  for (const container of [b, c]) {
+    await container.stop(0)
+    await container.remove()
+  }
+  t.same(await sh('cat /scratch/v/one/f'), 'more\n')
+  t.same((await shared()).filter((name) => /^[\w.]+-[0-9a-f]{8}$/.test(name)), [], 'no volume is left in the share')
 })
 
 await t.test('bind mounts of files and directories, writable and not', async (t) => {

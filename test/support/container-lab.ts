@@ -17,7 +17,7 @@ import { createPreparer } from '#host/container/prepare.ts'
 import type { Containerd, SnapshotMount } from '#host/containerd/contract.ts'
 import { Ledger } from '#host/sandbox/ledger.ts'
 import { RECORD_VERSION, parseRecord, type SandboxRecord } from '#host/sandbox/record.ts'
-import { openShare } from '#host/sandbox/share.ts'
+import { openShare, VOLUMES_DIR } from '#host/sandbox/share.ts'
 import { DirectoryStore } from '#host/sandbox/store.ts'
 import { undo } from '#host/sandbox/undo.ts'
 import { criSpec } from './container-spec.ts'
@@ -90,14 +90,19 @@ export class Lab {
     const dir = join(this.base, 'sandboxes', id)
     const sharedDir = join(dir, 'shared')
     const preparer: ContainerPreparer = createPreparer({ containerd: this.containerd, mounts, containerdStateDir: this.stateDir })
-    const view: SandboxView = { id, namespace: 'k8s.io', sharedDir, guestSharedDir: plain ? sharedDir : '/run/kuasar/shared', guestRootsDir: plain ? sharedDir : '/run/kuasar/roots', hugepagesMiB: 0, ownership: ledger }
+    const view: SandboxView = { id, podUid: POD_UID, namespace: 'k8s.io', sharedDir, guestSharedDir: plain ? sharedDir : '/run/kuasar/shared', guestRootsDir: plain ? sharedDir : '/run/kuasar/roots', hugepagesMiB: 0, ownership: ledger }
     return {
       id,
       dir,
       ledger,
       view,
       add: (container, parts) => this.#add(id, container, parts),
-      prepare: (container) => preparer.prepare(view, container, AbortSignal.timeout(60_000)),
+      prepare: async (container) => {
+        const prepared = await preparer.prepare(view, container, AbortSignal.timeout(60_000))
+        const { mounts }: { mounts: { source?: string }[] } = JSON.parse(prepared.spec.toString())
+        volumes.set(container, mounts.flatMap(({ source = '' }) => (source.startsWith(`${view.guestSharedDir}/`) ? [source.slice(view.guestSharedDir.length + 1)] : [])))
+        return prepared
+      },
       release: (container) => preparer.release(view, container),
       asGuest: async (script) => {
         const args = [`--mount=/proc/${guest}/ns/mnt`, 'sh', '-c', `cd ${sharedDir} && ${script}`]
@@ -193,11 +198,16 @@ const recordOf = (id: string): SandboxRecord =>
     id,
   )
 
-/** Where volume N of a spec's own mounts lies: seven default mounts come first. */
-export const volume = (id: string, index: number) => `${id}/volumes/${index + 7}`
+export const POD_UID = '11111111-2222'
+
+/** By container: where in the share its volumes lie, by the latest answer. */
+const volumes = new Map<string, readonly string[]>()
+
+/** Where volume N of a container's lies, in the share. */
+export const volume = (id: string, index: number) => volumes.get(id)?.[index] ?? `${id} has no volume ${index}`
 
 export const nothingLeft = (t: Pick<Test, 'same'>, sandbox: Sandbox, shared: readonly string[] = ['']) => {
   t.same(sandbox.mounted(), shared, 'no mount of a container is left')
-  t.same(readdirSync(join(sandbox.dir, 'skeleton')), [])
+  t.same(readdirSync(join(sandbox.dir, 'skeleton'), { recursive: true }).filter((name) => name !== VOLUMES_DIR), [])
   t.same(sandbox.ledger.list().filter((resource) => 'containerId' in resource), [])
 }

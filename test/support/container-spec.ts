@@ -65,8 +65,13 @@ export const bind = (source: string, destination: string, ...options: string[]) 
 
 const EXT4 = 0xef53
 
+let looked = 0
+/** Whatever is made here is something else than all before. */
+const identity = () => `${++looked}.1.2`
+
 export const directory = (fsType = EXT4, fsBytes = 1 << 30, more: Partial<DirectoryFacts> = {}): DirectoryFacts => ({
   kind: 'directory',
+  identity: identity(),
   fsType,
   fsBytes,
   fsBlockBytes: 4096,
@@ -77,4 +82,4 @@ export const directory = (fsType = EXT4, fsBytes = 1 << 30, more: Partial<Direct
   ...more,
 })
 
-export const file = (fsType = EXT4): SourceFacts => ({ kind: 'file', fsType })
+export const file = (fsType = EXT4): Extract<SourceFacts, { kind: 'file' }> => ({ kind: 'file', identity: identity(), fsType })

@@ -2,13 +2,13 @@
  * A container's volumes against the kernel: what is shared, hidden, received and read-only.
  * Runs in a mount namespace of its own (see container-mounts.test.ts).
  */
-import { mkdirSync, readdirSync, renameSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import t from 'tap'
 import type { Mounts } from '#shared/os/contract.ts'
-import { Lab, mountPoints, native, nothingLeft, volume } from './container-lab.ts'
+import { Lab, mountPoints, native, nothingLeft, POD_UID, volume } from './container-lab.ts'
 import { bind } from './container-spec.ts'
 
 await t.test('a part of a volume in memory is named by where it is in its file system', async (t) => {
@@ -35,20 +35,93 @@ await t.test('a part of a volume in memory is named by where it is in its file s
   nothingLeft(t, sandbox)
 })
 
-await t.test('one source in two containers is one set of data', async (t) => {
+await t.test('one source in two containers is one mount, which goes with the last of them', async (t) => {
   await using lab = new Lab()
   const sandbox = await lab.sandbox('s1')
   const [source, file] = [join(lab.base, 'data'), join(lab.base, 'file')]
   mkdirSync(source)
   writeFileSync(file, '')
-  for (const id of ['a', 'b']) {
-    sandbox.add(id, { mounts: [bind(source, '/data'), bind(file, '/etc/f')] })
-    await sandbox.prepare(id)
-  }
-  await sandbox.asGuest(`echo one > ${volume('a', 0)}/f; echo two > ${volume('b', 1)}`)
-  t.equal((await sandbox.asGuest(`cat ${volume('b', 0)}/f ${volume('a', 1)}`)).stdout, 'one\ntwo')
+  // Both may be the first.
+  const ids = ['a', 'b', 'c']
+  for (const id of ids) sandbox.add(id, { mounts: [bind(source, '/data'), bind(file, '/etc/f'), bind(source, '/again')] })
+  await Promise.all(ids.map((id) => sandbox.prepare(id)))
+  const [data, single] = [volume('a', 0), volume('a', 1)]
+  for (const id of ids) t.same([volume(id, 0), volume(id, 1), volume(id, 2)], [data, single, data])
+  t.same(sandbox.mounted().toSorted(), ['', ...ids.map((id) => `${id}/rootfs`), data, single].toSorted(), 'each once')
+  await sandbox.asGuest(`echo one > ${data}/f; echo two > ${single}`)
+  await Promise.all([sandbox.release('a'), sandbox.release('b')])
+  t.equal((await sandbox.asGuest(`cat ${data}/f ${single}`)).stdout, 'one\ntwo')
+  const after = await sandbox.reopened()
+  await after.release('c')
+  t.equal(readFileSync(join(source, 'f'), 'utf8'), 'one\n')
+  nothingLeft(t, after)
+})
+
+await t.test('a container that comes while the last user leaves has a mount of its own', async (t) => {
+  await using lab = new Lab()
+  const sandbox = await lab.sandbox('s1')
+  const source = join(lab.base, 'data')
+  mkdirSync(source)
+  for (const id of ['a', 'b']) sandbox.add(id, { mounts: [bind(source, '/data')] })
+  await sandbox.prepare('a')
+  const leaving = sandbox.release('a')
+  await sandbox.prepare('b')
+  t.not(volume('b', 0), volume('a', 0))
+  await leaving
+  t.same(sandbox.mounted(), ['', 'b/rootfs', volume('b', 0)])
+  t.equal((await sandbox.asGuest(`touch ${volume('b', 0)}/f`)).exitCode, 0)
+  await sandbox.release('b')
+  nothingLeft(t, sandbox)
+})
+
+await t.test('a source that was replaced is another one for who comes later', async (t) => {
+  await using lab = new Lab()
+  const sandbox = await lab.sandbox('s1')
+  const source = join(lab.base, 'data')
+  mkdirSync(source)
+  for (const id of ['a', 'b']) sandbox.add(id, { mounts: [bind(source, '/data')] })
+  await sandbox.prepare('a')
+  renameSync(source, join(lab.base, 'old'))
+  mkdirSync(source)
+  await sandbox.prepare('b')
+  await sandbox.asGuest(`touch ${volume('a', 0)}/a ${volume('b', 0)}/b`)
+  t.same([readdirSync(join(lab.base, 'old')), readdirSync(source)], [['a'], ['b']])
+  for (const id of ['a', 'b']) await sandbox.release(id)
+  nothingLeft(t, sandbox)
+})
+
+await t.test('one that fails takes nothing from the others', async (t) => {
+  await using lab = new Lab()
+  const sandbox = await lab.sandbox('s1')
+  const source = join(lab.base, 'data')
+  mkdirSync(source)
+  sandbox.add('a', { mounts: [bind(source, '/data')] })
+  sandbox.add('b', { mounts: [bind(source, '/data')], snapshot: [{ ...lab.overlay('b', 1), options: ['lowerdir=/none', 'upperdir=/none', 'workdir=/none'] }] })
+  await sandbox.prepare('a')
+  await t.rejects(sandbox.prepare('b'))
+  t.same(sandbox.mounted(), ['', 'a/rootfs', volume('a', 0)])
+  t.equal((await sandbox.asGuest(`touch ${volume('a', 0)}/f`)).exitCode, 0)
   await sandbox.release('a')
-  t.equal((await sandbox.asGuest(`cat ${volume('b', 0)}/f`)).stdout, 'one')
+  nothingLeft(t, sandbox)
+})
+
+await t.test('a pod\'s own emptyDir is one for its readers too; any other directory is read-only on the host', async (t) => {
+  await using lab = new Lab()
+  const sandbox = await lab.sandbox('s1')
+  // The lab's own directory is memory, which no volume of the share is.
+  const disk = mkdtempSync(join(import.meta.dirname, '../../build/empty-dir-'))
+  const own = join(disk, `pods/${POD_UID}/volumes/kubernetes.io~empty-dir/logs`)
+  const other = join(disk, 'pods/other/volumes/kubernetes.io~empty-dir/logs')
+  for (const path of [own, other]) mkdirSync(path, { recursive: true })
+  sandbox.add('a', { mounts: [bind(own, '/logs', 'ro'), bind(other, '/other', 'ro')] })
+  sandbox.add('b', { mounts: [bind(own, '/logs'), bind(other, '/other')] })
+  for (const id of ['a', 'b']) await sandbox.prepare(id)
+  t.equal(volume('a', 0), volume('b', 0))
+  t.not(volume('a', 1), volume('b', 1))
+  t.not((await sandbox.asGuest(`touch ${volume('a', 1)}/f`)).exitCode, 0)
+  for (const id of ['a', 'b']) await sandbox.release(id)
+  nothingLeft(t, sandbox)
+  rmSync(disk, { recursive: true })
 })
 
 await t.test('mounts made later: hidden and not pinned, or received, as asked', async (t) => {

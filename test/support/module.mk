@@ -1,9 +1,11 @@
 # Programs that tests put into containers.
-$(BUILD)/test/tcp-server: test/support/tcp-server.c | $(CC_READY)
+CONTAINER_TOOLS := $(BUILD)/test/tcp-server $(BUILD)/test/one-directory
+
+$(CONTAINER_TOOLS): $(BUILD)/test/%: test/support/%.c | $(CC_READY)
 	@mkdir -p $(@D)
 	cc -static -O1 -Wall -Wextra -Werror -o $@ $<
 
 .PHONY: container-tools
-container-tools: $(BUILD)/test/tcp-server
+container-tools: $(CONTAINER_TOOLS)
 
 parts: container-tools

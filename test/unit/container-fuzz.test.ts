@@ -82,7 +82,7 @@ const start = parseJson(
   'the start',
 )
 
-const guestSources = ['/guest/c/volumes/', `${POD_STORAGES}/`, `${CONTAINER_STORAGES}/c/`, '/dev/null']
+const guestSources = ['/guest/c/volumes/', '/guest/_volumes/', `${POD_STORAGES}/`, `${CONTAINER_STORAGES}/c/`, '/dev/null']
 
 function run(json: string): void {
   const spec = parseSpec(json, 'the spec')
@@ -97,12 +97,16 @@ function run(json: string): void {
     hostDir: '/share/c',
     guestDir: '/guest/c',
     guestRootDir: '/roots/c',
+    podUid: '1-2',
+    hostVolumesDir: '/share/_volumes',
+    guestVolumesDir: '/guest/_volumes',
+    commonName: (key) => `${key}-0`,
   })
   const guest = guestSpec(spec, plan, 2)
   formatJson(guest.spec)
   for (const { type, source } of plan.mounts)
     if (type === 'bind') check(guestSources.some((prefix) => source?.startsWith(prefix) === true), `bind of ${source}`)
-  for (const { target } of [plan.rootfs, ...plan.volumes]) check(/^\/share\/c\/(rootfs|volumes\/\d+)$/.test(target), `target ${target}`)
+  for (const { target } of [plan.rootfs, ...plan.volumes]) check(/^\/share\/(c\/rootfs|c\/volumes\/\d+|_volumes\/[\w.]+-0)$/.test(target), `target ${target}`)
   for (const { target } of plan.storages) check(/^\/run\/kuasar\/storages\/(pod\/[\w-]+|container\/c\/\d+)$/.test(target), `storage ${target}`)
   check(typeof guest.spec === 'object' && guest.spec !== null && !('hooks' in guest.spec), 'hooks are gone')
 }

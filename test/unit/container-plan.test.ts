@@ -19,7 +19,21 @@ function plan(mounts: readonly unknown[], facts: Readonly<Record<string, SourceF
   const hostDir = '/run/kuasar/sandboxes/s/shared/c'
   const guestDir = '/run/kuasar/shared/c'
   const guestRootDir = '/run/kuasar/roots/c'
-  return planContainer({ spec, snapshot, snapshotter: 'overlayfs', facts: new Map(Object.entries(facts)), id: 'c', hugepagesMiB, hostDir, guestDir, guestRootDir })
+  return planContainer({
+    spec,
+    snapshot,
+    snapshotter: 'overlayfs',
+    facts: new Map(Object.entries(facts)),
+    id: 'c',
+    podUid: '1',
+    hugepagesMiB,
+    hostDir,
+    guestDir,
+    guestRootDir,
+    hostVolumesDir: '/run/kuasar/sandboxes/s/shared/_volumes',
+    guestVolumesDir: '/run/kuasar/shared/_volumes',
+    commonName: (key) => key,
+  })
 }
 
 function refuses(t: Tap, code: StatusName, words: RegExp, call: () => unknown): void {
@@ -79,19 +93,46 @@ await t.test('bind mounts of directories and files', async (t) => {
     [bind('/data', '/data'), bind('/hosts', '/etc/hosts', 'ro'), bind('/secret', '/var/run/secret', 'rro'), bind('/data', '/again', 'ro', 'rw')],
     facts,
   )
-  const at = '/run/kuasar/sandboxes/s/shared/c/volumes'
+  const keys = [`${facts['/data'].identity}.no.r.`, `${facts['/hosts'].identity}.top.r.`, `${facts['/secret'].identity}.recursive.r.`]
+  const at = '/run/kuasar/sandboxes/s/shared/_volumes'
+  const common = { recursive: true, receives: false, common: true }
   t.same(planned.volumes, [
-    { node: 'directory', source: '/data', target: `${at}/7`, recursive: true, readonly: 'no', receives: false },
-    { node: 'file', source: '/hosts', target: `${at}/8`, recursive: true, readonly: 'top', receives: false },
-    { node: 'directory', source: '/secret', target: `${at}/9`, recursive: true, readonly: 'recursive', receives: false },
-    { node: 'directory', source: '/data', target: `${at}/10`, recursive: true, readonly: 'no', receives: false },
+    { node: 'directory', source: '/data', target: `${at}/${keys[0]}`, readonly: 'no', ...common },
+    { node: 'file', source: '/hosts', target: `${at}/${keys[1]}`, readonly: 'top', ...common },
+    { node: 'directory', source: '/secret', target: `${at}/${keys[2]}`, readonly: 'recursive', ...common },
   ])
+  const shared = '/run/kuasar/shared/_volumes'
   t.same(planned.mounts.slice(6), [
-    { destination: '/data', type: 'bind', source: '/run/kuasar/shared/c/volumes/7', options: ['rbind', 'rprivate', 'rw'] },
-    { destination: '/etc/hosts', type: 'bind', source: '/run/kuasar/shared/c/volumes/8', options: ['rbind', 'rprivate', 'ro'] },
-    { destination: '/var/run/secret', type: 'bind', source: '/run/kuasar/shared/c/volumes/9', options: ['rbind', 'rprivate', 'rro'] },
-    { destination: '/again', type: 'bind', source: '/run/kuasar/shared/c/volumes/10', options: ['rbind', 'rprivate', 'ro', 'rw'] },
+    { destination: '/data', type: 'bind', source: `${shared}/${keys[0]}`, options: ['rbind', 'rprivate', 'rw'] },
+    { destination: '/etc/hosts', type: 'bind', source: `${shared}/${keys[1]}`, options: ['rbind', 'rprivate', 'ro'] },
+    { destination: '/var/run/secret', type: 'bind', source: `${shared}/${keys[2]}`, options: ['rbind', 'rprivate', 'rro'] },
+    { destination: '/again', type: 'bind', source: `${shared}/${keys[0]}`, options: ['rbind', 'rprivate', 'ro', 'rw'] },
   ])
+})
+
+const target = (facts: SourceFacts, ...options: string[]) =>
+  plan([{ ...bind('/d', '/d'), options }], { '/d': facts }).volumes[0]?.target.replace(/.*\/shared\//, '')
+
+await t.test('a bind that holds the mounts of its time is the container\'s own; all others are the pod\'s, by what they bind and how', async (t) => {
+  const withMounts = directory(undefined, undefined, { hasMounts: true })
+  t.equal(target(withMounts, 'rbind', 'rprivate'), 'c/volumes/7')
+  t.equal(target(withMounts, 'bind', 'rprivate'), `_volumes/${withMounts.identity}.no..`, 'it holds none of them')
+  t.equal(target(withMounts, 'rbind', 'rslave'), `_volumes/${withMounts.identity}.no.r.s`, 'it gets and loses them as they come and go')
+  const plain = directory()
+  const different = [['rbind', 'rprivate'], ['rbind', 'ro'], ['rbind', 'rro'], ['bind'], ['rbind', 'rslave']].map((options) => target(plain, ...options))
+  t.equal(new Set(different).size, 5)
+  t.equal(target(plain, 'rbind', 'rprivate', 'rw'), different[0])
+})
+
+await t.test('a pod\'s own emptyDir is one for readers and writers: the guest alone keeps its readers from writing', async (t) => {
+  const own = '/var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir/cache'
+  const { volumes, mounts } = plan([bind(own, '/a'), bind(own, '/b', 'ro')], { [own]: directory() })
+  t.match(volumes, [{ source: own, readonly: 'no' }])
+  t.equal(volumes.length, 1)
+  t.same(mounts.slice(-2).map(({ options }) => options.at(-1)), ['rw', 'ro'])
+  const others = '/var/lib/kubelet/pods/2/volumes/kubernetes.io~empty-dir/cache'
+  t.match(plan([bind(others, '/b', 'ro')], { [others]: directory() }).volumes, [{ readonly: 'top' }], 'another pod\'s is a directory of the host\'s')
+  t.match(plan([bind(own, '/b', 'ro')], { [own]: directory(undefined, undefined, { hasMounts: true }) }).volumes, [{ readonly: 'top' }])
 })
 
 await t.test('read-only is the top alone, so with mounts below it the guest leaves it to the host', async (t) => {

@@ -11,6 +11,7 @@ import type { Exit } from '#guest/container/state.ts'
 import { Cgroup } from '#guest/runtime/cgroup.ts'
 import { PodPidNamespace } from '#guest/runtime/pod-pid.ts'
 import { Storages } from '#guest/storage/storages.ts'
+import { Submounts } from '#guest/storage/submounts.ts'
 import { StreamRegistry } from '#guest/streams/registry.ts'
 import { silentLog } from '#shared/log.ts'
 import { createFakeOs } from '#shared/os/fake.ts'
@@ -115,6 +116,7 @@ t.test('a container that ended so is stopped, and its exit told, only when conta
     },
     events,
     storages: new Storages(os.mounts, dir),
+    submounts: new Submounts(os.mounts),
     podPid: new PodPidNamespace(['false'], exits, bootTimeNanos),
     io: { os, streams: new StreamRegistry(), consoleDir: dir },
     initPolicy: { output: initOutput, input: initInput },

@@ -21,7 +21,7 @@ const prepared: PreparedContainer = { spec: Buffer.from('{}'), storages: [], pid
 async function containersOf(t: Test, { record = sandboxRecord(), publish = async () => {} }: { record?: SandboxRecord; publish?: Containerd['publish'] } = {}) {
   const store = await DirectoryStore.open(t.testdir())
   const ledger = new Ledger(record, store, undo)
-  const view = { id: 's', namespace: 'k8s.io', sharedDir: '/s', guestSharedDir: '/s', guestRootsDir: '/s', hugepagesMiB: 0, ownership: ledger }
+  const view = { id: 's', podUid: 'u', namespace: 'k8s.io', sharedDir: '/s', guestSharedDir: '/s', guestRootsDir: '/s', hugepagesMiB: 0, ownership: ledger }
   const asked: { readonly answer: () => void }[] = []
   const preparer = {
     prepare: (_: unknown, __: string, signal: AbortSignal) =>
