@@ -5,37 +5,21 @@
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { OsError } from './error.ts'
-
-/** ADDON_VERSION of native/addon.h. */
-export const ADDON_VERSION = 4
+import { hasAddonVersion, loadAddon } from './load.ts'
+import type { VsockAddon } from './vsock/addon.ts'
 
 export const ADDON_ENV = 'KUASAR_OS_ADDON'
 
 /** Where the guest image and packages install it. */
 export const ADDON_INSTALLED_PATH = '/usr/lib/kuasar/os.node'
 
-/** An opaque readiness watcher; give it to pollStop exactly once. */
-export interface Watcher {
-  readonly [watcher]: never
-}
-declare const watcher: unique symbol
-
 /** What the addon exports: one function per system call. All throw an Error with `code`, `syscall` and `errno`. */
-export interface Addon {
-  readonly version: number
-  vsockConnect(cid: number, port: number, timeoutMs: number): number
-  vsockListen(port: number, backlog: number): number
-  vsockAccept(listener: number): readonly [fd: number, cid: number, port: number]
-  vsockAddress(fd: number): readonly [cid: number, port: number]
-  vsockLocalCid(): number
-  socketError(fd: number): void
+export interface Addon extends VsockAddon {
   unixListen(path: string): number
   unixAccept(listener: number): number
   receiveFd(fd: number): number
   pipe(): readonly [readFd: number, writeFd: number]
   resize(fd: number, columns: number, rows: number): void
-  pollStart(fd: number, events: number, onReady: () => void): Watcher
-  pollStop(watcher: Watcher): void
   mount(source: string, target: string, type: string, flags: number, data: string): void
   unmount(target: string, flags: number): void
   pidfdOpen(pid: number): number
@@ -52,7 +36,7 @@ let loaded: Addon | undefined
 
 /** The addon, loaded once per process. Errors: OsError with what to do when it is missing or of another version. */
 export function addon(): Addon {
-  loaded ??= load(locate())
+  loaded ??= loadAddon(locate(), isAddon, 'rebuild it with `make os-addon`')
   return loaded
 }
 
@@ -72,19 +56,4 @@ function builtPaths(): string[] {
   return typeof directory === 'string' ? [resolve(directory, '../../build/os/os.node')] : []
 }
 
-function load(path: string): Addon {
-  const module: { exports: unknown } = { exports: {} }
-  try {
-    // require() of an addon does no more than this, and a snapshot's main function has no require for files.
-    process.dlopen(module, path)
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error)
-    throw new OsError('ELIBBAD', 'dlopen', `${path} does not load: ${reason}; rebuild it with \`make os-addon\``, { cause: error })
-  }
-  if (isAddon(module.exports)) return module.exports
-  throw new OsError('ELIBBAD', 'dlopen', `${path} is not version ${ADDON_VERSION} of the native addon; rebuild it with \`make os-addon\``)
-}
-
-function isAddon(exports: unknown): exports is Addon {
-  return typeof exports === 'object' && exports !== null && 'version' in exports && exports.version === ADDON_VERSION
-}
+const isAddon = (exports: unknown): exports is Addon => hasAddonVersion(exports)

@@ -5,46 +5,9 @@
  * Every failure is an `OsError`: `code` is the errno name ("ECONNRESET"), `syscall` the call that failed.
  */
 import type { Socket } from 'node:net'
+import type { Vsock } from './vsock/contract.ts'
 
-/** The address of a listener: every CID that its machine has. Source: vsock(7), VMADDR_CID_ANY. */
-export const CID_ANY = 0xffffffff
-
-/** The host's address on every vsock. Source: vsock(7), VMADDR_CID_HOST. */
-export const CID_HOST = 2
-
-/** The largest single write we give a guest vsock. Above about 32 KiB vhost-device-vsock 0.3.0 loses data on guest kernels >= 6.12. */
-export const VSOCK_WRITE_BYTES_MAX = 16 * 1024
-
-export interface VsockAddress {
-  readonly cid: number
-  readonly port: number
-}
-
-export interface VsockConnectOptions {
-  /** Limit on the connect, in milliseconds, rounded up (SO_VM_SOCKETS_CONNECT_TIMEOUT). Default 2000, the kernel's own. */
-  readonly timeoutMs?: number
-  readonly signal?: AbortSignal
-}
-
-export interface VsockListener extends AsyncDisposable {
-  /** CID_ANY and the port. */
-  readonly address: VsockAddress
-  /** Stops accepting. Open connections live on. */
-  close(): Promise<void>
-}
-
-/**
- * Its sockets know no half-close: end() closes both directions once everything is written. Without a vsock device the
- * error is ENODEV, or EAFNOSUPPORT on a kernel that has no vsock at all.
- */
-export interface Vsock {
-  /** Errors: ECONNRESET nobody listens, ETIMEDOUT. */
-  connect(address: VsockAddress, options?: VsockConnectOptions): Promise<Socket>
-  /** Accepts on `port` from any peer. Errors: EADDRINUSE. */
-  listen(port: number, onConnection: (socket: Socket, peer: VsockAddress) => void): Promise<VsockListener>
-  /** This machine's own CID. Errors: ENODEV. */
-  localCid(): number
-}
+export * from './vsock/contract.ts'
 
 /** A real pipe(2), both ends close-on-exec: a child's stdio must not be a socket, or /dev/stdout cannot be reopened. */
 export interface Pipe {

@@ -1,9 +1,11 @@
-/** A failed system call, named as errno(3) names it. */
+/** Failed system calls, named as errno(3) names them. */
 
 export interface OsErrorOptions {
+  /** The error below it */
   readonly cause?: unknown
 }
 
+/** A failed system call. Its message says what was attempted, and ends with the kernel's word and `code`. */
 export class OsError extends Error {
   override readonly name = 'OsError'
   /** errno name, such as "ECONNRESET". */

@@ -49,7 +49,7 @@ function findPipeClass(): PipeClass {
   probe.destroy()
   const found = typeof handle === 'object' && handle !== null ? handle.constructor : undefined
   if (isPipeClass(found)) return found
-  throw new OsError('ENOTSUP', 'uv_pipe_open', `Node ${process.version} hides its pipe handle: vsock and pty streams need Node 20 to 24`)
+  throw new OsError('ENOTSUP', 'uv_pipe_open', `Node ${process.version} hides its pipe handle: vsock and pty streams need Node 20 to 26`)
 }
 
 function isPipeClass(value: unknown): value is PipeClass {

@@ -9,7 +9,7 @@ import { planMount } from './mount-plan.ts'
 import { watchReadable } from './poll.ts'
 import { spawnProgram } from './spawn.ts'
 import { descriptorStream } from './stream.ts'
-import { createVsock } from './vsock.ts'
+import { createVsock } from './vsock/vsock.ts'
 
 /** umount2(2). */
 const MNT_DETACH = 2

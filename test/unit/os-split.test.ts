@@ -1,5 +1,5 @@
 import t from 'tap'
-import { splitWrites } from '#shared/os/split.ts'
+import { splitWrites } from '#shared/os/vsock/split.ts'
 import { pattern } from './os-contract.ts'
 
 const max = 16

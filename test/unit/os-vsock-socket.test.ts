@@ -12,9 +12,10 @@ import { execa } from 'execa'
 import t, { type Test } from 'tap'
 import { addon } from '#shared/os/addon.ts'
 import { CID_ANY, VSOCK_WRITE_BYTES_MAX } from '#shared/os/contract.ts'
+import { OsError } from '#shared/os/error.ts'
 import { ready } from '#shared/os/poll.ts'
-import { createVsock } from '#shared/os/vsock.ts'
-import { VsockSocket } from '#shared/os/vsock-socket.ts'
+import { createVsock } from '#shared/os/vsock/vsock.ts'
+import { VsockSocket } from '#shared/os/vsock/socket.ts'
 import { pattern } from './os-contract.ts'
 
 await execa('make', ['os-addon'])
@@ -156,6 +157,29 @@ await t.test('what a connection’s handler throws is not taken for a failed acc
   t.doesNotThrow(() => readable[0]?.(), 'nobody waits: EAGAIN')
   await listener.close()
   peer.destroy()
+})
+
+const invalid = (message: string) => ({ name: 'OsError', code: 'EINVAL', message })
+
+await t.test('an argument out of its range is EINVAL and says which', async (t) => {
+  const vsock = createVsock(addon)
+  const asked = (cid: number, port: number, timeoutMs?: number) => vsock.connect({ cid, port }, timeoutMs === undefined ? {} : { timeoutMs })
+  await t.rejects(asked(-1, 5), invalid('connect to vsock -1:5: the CID is -1; expected a whole number from 0 to 4294967295'))
+  await t.rejects(asked(3, 2 ** 32), invalid('connect to vsock 3:4294967296: the port is 4294967296; expected a whole number from 0 to 4294967295'))
+  for (const timeoutMs of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
+    await t.rejects(asked(3, 5, timeoutMs), invalid(`connect to vsock 3:5: the limit is ${timeoutMs} ms; expected a number above 0, up to 4294967295`))
+  }
+  await t.rejects(vsock.listen(1.5, () => {}), invalid('listen on vsock port 1.5: the port is 1.5; expected a whole number from 0 to 4294967295'))
+})
+
+await t.test('an addon that does not load rejects, as every other failure does', async (t) => {
+  const vsock = createVsock(() => {
+    throw new OsError('ENOENT', 'open', 'not built')
+  })
+  let dialled: Promise<unknown> = Promise.resolve()
+  t.doesNotThrow(() => (dialled = vsock.connect({ cid: 3, port: 1 })))
+  await t.rejects(dialled, { message: 'not built' })
+  await t.rejects(vsock.listen(1, () => {}), { message: 'not built' })
 })
 
 await t.test('a peer that goes away mid-write fails the write', async (t) => {

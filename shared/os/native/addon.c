@@ -11,15 +11,18 @@ static const napi_property_descriptor functions[] = {
     METHOD("vsockConnect", vsock_connect), METHOD("vsockListen", vsock_listen),
     METHOD("vsockAccept", vsock_accept),   METHOD("vsockAddress", vsock_address),
     METHOD("vsockLocalCid", vsock_local_cid), METHOD("socketError", socket_error),
+    METHOD("pollStart", poll_start),       METHOD("pollStop", poll_stop),
+/* All that the package node-vsock has: nothing that only root may. */
+#ifndef VSOCK_ALONE
     METHOD("unixListen", unix_listen),     METHOD("unixAccept", unix_accept),
     METHOD("receiveFd", receive_fd),       METHOD("pipe", make_pipe),
-    METHOD("resize", resize),              METHOD("pollStart", poll_start),
-    METHOD("pollStop", poll_stop),         METHOD("mount", do_mount),
-    METHOD("unmount", do_unmount),         METHOD("pidfdOpen", pidfd_open_pid),
+    METHOD("resize", resize),              METHOD("pidfdOpen", pidfd_open_pid),
+    METHOD("mount", do_mount),             METHOD("unmount", do_unmount),
     METHOD("setHostname", set_hostname),   METHOD("setRealtime", set_realtime),
     METHOD("bootTime", boot_time),         METHOD("powerOff", power_off),
     METHOD("localhostListen", localhost_listen),
     METHOD("spawn", spawn_program),        METHOD("waitChild", wait_child),
+#endif
 #undef METHOD
 };
 

@@ -2,11 +2,11 @@
 import { closeSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
-import type { Addon } from './addon.ts'
+import { attempt, isErrno, OsError } from '../error.ts'
+import { ready, watchReadable } from '../poll.ts'
+import type { VsockAddon } from './addon.ts'
 import type { Vsock, VsockAddress, VsockConnectOptions, VsockListener } from './contract.ts'
-import { attempt, isErrno } from './error.ts'
-import { ready, watchReadable } from './poll.ts'
-import { VsockSocket } from './vsock-socket.ts'
+import { VsockSocket } from './socket.ts'
 
 /** The kernel's own limit on a connect (VSOCK_DEFAULT_CONNECT_TIMEOUT), in milliseconds. */
 export const VSOCK_CONNECT_TIMEOUT_MS = 2000
@@ -21,18 +21,27 @@ const ACCEPT_PAUSE_MS = 100
 const passingErrors = ['EAGAIN', 'ECONNABORTED', 'EINTR', 'EPROTO']
 const exhaustionErrors = ['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM']
 
-export function createVsock(addon: () => Addon): Vsock {
+/** What the kernel's CIDs and ports, and the addon's milliseconds, go up to. */
+const U32_MAX = 0xffff_ffff
+
+export function createVsock(addon: () => VsockAddon): Vsock {
   return {
-    connect: (address, options) => connect(addon(), address, options),
-    listen: (port, onConnection) => Promise.resolve().then(() => listen(addon(), port, onConnection)),
+    // Not simply called: what the addon's own loading throws is a rejection as well.
+    connect: async (address, options) => connect(addon(), address, options),
+    listen: async (port, onConnection) => listen(addon(), port, onConnection),
     localCid: () => attempt('read the local vsock CID', () => addon().vsockLocalCid()),
   }
 }
 
-async function connect(addon: Addon, peer: VsockAddress, options: VsockConnectOptions = {}): Promise<Socket> {
+async function connect(addon: VsockAddon, peer: VsockAddress, options: VsockConnectOptions = {}): Promise<Socket> {
   const { timeoutMs = VSOCK_CONNECT_TIMEOUT_MS, signal } = options
   signal?.throwIfAborted()
   const about = `connect to vsock ${peer.cid}:${peer.port}`
+  checkNumber('connect', about, 'the CID', peer.cid)
+  checkNumber('connect', about, 'the port', peer.port)
+  if (!(timeoutMs > 0 && timeoutMs <= U32_MAX)) {
+    throw new OsError('EINVAL', 'setsockopt', `${about}: the limit is ${timeoutMs} ms; expected a number above 0, up to ${U32_MAX}`)
+  }
   const fd = attempt(about, () => addon.vsockConnect(peer.cid, peer.port, Math.ceil(timeoutMs)))
   try {
     await ready(addon, fd, 'write', signal)
@@ -44,8 +53,10 @@ async function connect(addon: Addon, peer: VsockAddress, options: VsockConnectOp
   }
 }
 
-function listen(addon: Addon, port: number, onConnection: (socket: Socket, peer: VsockAddress) => void): VsockListener {
-  const fd = attempt(`listen on vsock port ${port}`, () => addon.vsockListen(port, VSOCK_BACKLOG))
+function listen(addon: VsockAddon, port: number, onConnection: (socket: Socket, peer: VsockAddress) => void): VsockListener {
+  const about = `listen on vsock port ${port}`
+  checkNumber('bind', about, 'the port', port)
+  const fd = attempt(about, () => addon.vsockListen(port, VSOCK_BACKLOG))
   const [cid, boundPort] = addon.vsockAddress(fd)
   let watch: Disposable | undefined
   let open = true
@@ -83,4 +94,9 @@ function listen(addon: Addon, port: number, onConnection: (socket: Socket, peer:
   }
   start()
   return { address: { cid, port: boundPort }, close, [Symbol.asyncDispose]: close }
+}
+
+function checkNumber(syscall: string, about: string, what: string, value: number): void {
+  if (Number.isInteger(value) && value >= 0 && value <= U32_MAX) return
+  throw new OsError('EINVAL', syscall, `${about}: ${what} is ${value}; expected a whole number from 0 to ${U32_MAX}`)
 }

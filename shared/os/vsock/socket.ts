@@ -6,8 +6,8 @@
  * peer made into one writev. node:tls and node:http2 know a way past it: README.md.
  */
 import { Socket } from 'node:net'
+import { socketOptions } from '../handle.ts'
 import { VSOCK_WRITE_BYTES_MAX, type VsockAddress } from './contract.ts'
-import { socketOptions } from './handle.ts'
 import { splitWrites } from './split.ts'
 
 type Done = (error?: Error | null) => void
