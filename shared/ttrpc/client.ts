@@ -31,10 +31,14 @@ const openingFlags: Readonly<Record<CallKind, number>> = {
 
 const streamIdMax = 0xffff_ffff
 
-export class TtrpcClient {
+/** Calls over one connection, any number at once. When the connection ends so does the client: connect again, and make another. */
+export class TtrpcClient implements Disposable {
   readonly #link: ClientLink
 
-  /** @param socket connected, and from now on this client's: it reads it, and destroys it at the end */
+  /**
+   * @param socket connected or connecting, and from now on this client's: it reads it, and destroys it at the end
+   * @throws RuntimeError INVALID_ARGUMENT for an option that there is not, or a limit that is no number
+   */
   constructor(socket: Duplex, options: ConnectionOptions = {}) {
     this.#link = new ClientLink(socket, options)
   }
@@ -48,13 +52,18 @@ export class TtrpcClient {
   }
 
   /** Resolves when the connection is over: with undefined after `close` or a peer that closed between two frames. */
-  get closed(): Promise<Error | undefined> {
+  get closed(): Promise<RuntimeError | undefined> {
     return this.#link.connection.closed
   }
 
   /** Ends the connection at once. Pending calls fail with CANCELLED. */
   close(): void {
     this.#link.close()
+  }
+
+  /** The same, for `using`. */
+  [Symbol.dispose](): void {
+    this.close()
   }
 }
 

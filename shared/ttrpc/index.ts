@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 /** ttrpc for Node.js: client and server. Everything else in this folder is how. */
 export { RuntimeError, type ErrorDetail, type StatusName } from '../errors.ts'
 export { TtrpcClient } from './client.ts'

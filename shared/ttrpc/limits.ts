@@ -61,15 +61,21 @@ export const defaultLimits: Limits = {
   closeMsMax: 1000,
 }
 
+/** Limits to set otherwise. */
+export type LimitChanges = { readonly [K in keyof Limits]?: Limits[K] | undefined }
+
 /**
  * The defaults with some of them replaced.
- * @throws RuntimeError INVALID_ARGUMENT when a limit is not a number of at least 1.
+ * @throws RuntimeError INVALID_ARGUMENT when a limit is not a number of at least 1, or there is none of that name.
  */
-export function resolveLimits(changes: Partial<Limits> = {}): Limits {
-  const limits = { ...defaultLimits, ...changes }
-  for (const [name, value] of Object.entries(limits)) {
+export function resolveLimits(changes: LimitChanges = {}): Limits {
+  const set = Object.entries(changes).filter(([, value]) => value !== undefined)
+  for (const [name, value] of set) {
+    if (!Object.hasOwn(defaultLimits, name)) {
+      throw new RuntimeError('INVALID_ARGUMENT', `ttrpc has no option ${name}; its limits are ${Object.keys(defaultLimits).join(', ')}`)
+    }
     if (typeof value === 'number' && value >= 1) continue
     throw new RuntimeError('INVALID_ARGUMENT', `ttrpc limit ${name} is ${value}; expected a number of at least 1`)
   }
-  return limits
+  return { ...defaultLimits, ...Object.fromEntries(set) }
 }

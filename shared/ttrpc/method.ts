@@ -56,10 +56,11 @@ export interface CallContext {
 }
 
 export interface CallOptions {
-  readonly signal?: AbortSignal
-  /** Relative, in milliseconds. */
-  readonly timeoutMs?: number
-  readonly metadata?: Metadata
+  /** Gives the call up here; ttrpc has no way to tell the peer. */
+  readonly signal?: AbortSignal | undefined
+  /** Relative, in milliseconds; the peer is told. Without it a call waits until its connection ends. */
+  readonly timeoutMs?: number | undefined
+  readonly metadata?: Metadata | undefined
 }
 
 type Handler<M extends MethodTypes> = M['kind'] extends 'unary'

@@ -1,7 +1,7 @@
 /** What an owner of connections may set, and what it is told. */
 import type { StatusName } from '../errors.ts'
 import type { CallKind } from './method.ts'
-import type { Limits } from './limits.ts'
+import type { LimitChanges } from './limits.ts'
 import type { TimeShare } from './time-share.ts'
 
 /** One finished call. */
@@ -15,20 +15,20 @@ export interface CallReport {
   readonly durationMs: number
 }
 
-export interface ConnectionOptions extends Partial<Limits> {
+export interface ConnectionOptions extends LimitChanges {
   /**
    * What may go into taking what a peer sends (decoding it and the first, synchronous part of handlers); a connection
    * that is beyond it is not read for a while. It is shared with whatever else was given the same. Without it there is no
    * limit.
    */
-  readonly readShare?: TimeShare
+  readonly readShare?: TimeShare | undefined
   /** Told of every call when it is over. */
-  readonly onCall?: (report: CallReport) => void
+  readonly onCall?: ((report: CallReport) => void) | undefined
 }
 
 export interface ServerOptions extends ConnectionOptions {
   /** Told of what no caller hears: a connection that broke, and failures of a handler after its call was over. */
-  readonly onError?: (error: Error) => void
+  readonly onError?: ((error: Error) => void) | undefined
 }
 
 /** Calls a hook. A hook that throws is not this library's business, and must not end a connection. */

@@ -28,13 +28,14 @@ export interface ServerShared {
   readonly onError: ((error: Error) => void) | undefined
 }
 
-/** A service with its handlers, made once for any number of servers. */
+/** A service with its handlers, made once (`ServedService.of`) for any number of servers. */
 export class ServedService {
+  /** `package.Service` */
   readonly name: string
+  /** @internal */
   readonly methods: ReadonlyMap<string, ServedMethod>
 
-  /** @throws RuntimeError INVALID_ARGUMENT for a handler without a method */
-  constructor(service: Service<ServiceTypes>, handlers: object) {
+  private constructor(service: Service<ServiceTypes>, handlers: object) {
     for (const name of Object.keys(handlers)) {
       if (!Object.hasOwn(service.methods, name)) {
         const message = `${service.name} has no method ${name}, for which there is a handler`
@@ -52,17 +53,20 @@ export class ServedService {
     this.methods = methods
   }
 
+  /** @throws RuntimeError INVALID_ARGUMENT for a handler without a method */
   static of<T extends ServiceTypes>(service: Service<T>, handlers: Handlers<T>): ServedService {
     return new ServedService(service, handlers)
   }
 }
 
-export class TtrpcServer {
+/** Serves its services on every connection it is given. Listening is not its business: hand it each socket (`accept`). */
+export class TtrpcServer implements AsyncDisposable {
   readonly #services = new Map<string, ReadonlyMap<string, ServedMethod>>()
   readonly #links = new Set<ServerLink>()
   readonly #shared: ServerShared
   #closed = false
 
+  /** @throws RuntimeError INVALID_ARGUMENT for an option that there is not, or a limit that is no number */
   constructor(options: ServerOptions = {}) {
     const { onCall, onError, readShare, ...limits } = options
     this.#shared = { limits: resolveLimits(limits), readShare, services: this.#services, onCall, onError }
@@ -77,7 +81,8 @@ export class TtrpcServer {
   }
 
   /** The same for a service that several servers share. */
-  serve({ name, methods }: ServedService): this {
+  serve(served: ServedService): this {
+    const { name, methods } = served
     if (this.#services.has(name)) throw new RuntimeError('ALREADY_EXISTS', `${name} is served already`)
     this.#services.set(name, methods)
     return this
@@ -107,6 +112,11 @@ export class TtrpcServer {
   async close(): Promise<void> {
     this.#closed = true
     await Promise.all([...this.#links].map((link) => link.close()))
+  }
+
+  /** The same, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
   }
 }
 

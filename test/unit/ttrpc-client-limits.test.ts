@@ -57,6 +57,18 @@ t.test('a peer that dies between frames, in a header, or before', async (t) => {
   }
 })
 
+t.test('limits that are none, of a client and of a server', async (t) => {
+  using pair = await socketPair()
+  const made = [(options: object) => Reflect.construct(TtrpcClient, [pair.a, options]), (options: object) => Reflect.construct(TtrpcServer, [options])]
+  for (const make of made) {
+    for (const wrong of [0, -1, Number.NaN, '5']) {
+      t.throws(() => make({ writeBytesMax: wrong }), { code: 'INVALID_ARGUMENT', message: `ttrpc limit writeBytesMax is ${wrong}; expected a number of at least 1` })
+    }
+    t.throws(() => make({ writeByteMax: 1 }), { code: 'INVALID_ARGUMENT', message: /^ttrpc has no option writeByteMax; its limits are sentFrameBytesMax, / })
+    t.doesNotThrow(() => make({ writeBytesMax: undefined, onCall: undefined, readShare: undefined }), 'what is undefined has its default')
+  }
+})
+
 t.test('a socket that does not connect', async (t) => {
   using folder = socketFolder()
   const client = new TtrpcClient(net.connect(folder.path('nobody')))
