@@ -24,6 +24,9 @@ const GUEST = ['container', 'debug', 'forward', 'link', 'network', 'runtime', 's
 
 const layers: Readonly<Record<string, readonly string[]>> = {
   'shared': ['shared', 'proto'],
+  // These are packages of their own as well (tools/packages.ts), with what they name here and nothing else.
+  'shared/ttrpc': ['shared/errors.ts'],
+  'shared/os/vsock': ['error', 'handle', 'load', 'poll'].map((name) => `shared/os/${name}.ts`),
   'host': [...SHARED, ...HOST],
   'host/api': [...HOST_BASE, 'host/sandbox', 'host/link'],
   'host/sandbox': [...HOST_BASE, 'host/forward', 'host/link', 'host/network'],
