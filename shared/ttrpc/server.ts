@@ -32,8 +32,7 @@ export interface ServerShared {
 export class ServedService {
   /** `package.Service` */
   readonly name: string
-  /** @internal */
-  readonly methods: ReadonlyMap<string, ServedMethod>
+  readonly #methods: ReadonlyMap<string, ServedMethod>
 
   private constructor(service: Service<ServiceTypes>, handlers: object) {
     for (const name of Object.keys(handlers)) {
@@ -50,12 +49,17 @@ export class ServedService {
       methods.set(method, { path: definition.path, kind: kindOf(definition), definition, handler })
     }
     this.name = service.name
-    this.methods = methods
+    this.#methods = methods
   }
 
   /** @throws RuntimeError INVALID_ARGUMENT for a handler without a method */
   static of<T extends ServiceTypes>(service: Service<T>, handlers: Handlers<T>): ServedService {
     return new ServedService(service, handlers)
+  }
+
+  /** @internal */
+  static methodsOf(served: ServedService): ReadonlyMap<string, ServedMethod> {
+    return served.#methods
   }
 }
 
@@ -82,7 +86,8 @@ export class TtrpcServer implements AsyncDisposable {
 
   /** The same for a service that several servers share. */
   serve(served: ServedService): this {
-    const { name, methods } = served
+    const { name } = served
+    const methods = ServedService.methodsOf(served)
     if (this.#services.has(name)) throw new RuntimeError('ALREADY_EXISTS', `${name} is served already`)
     this.#services.set(name, methods)
     return this

@@ -103,6 +103,8 @@ await assert.rejects(calls.Sum({ value: 1 }), { code: 'INVALID_ARGUMENT' })
 type Wrong = Calls<{ Double: Message & { kind: 'both' } }>
 // @ts-expect-error -- made by `of`
 assert.ok(new ServedService(counter, handlers))
+// @ts-expect-error -- and by nothing else
+assert.throws(() => server.serve({ name: 'example.Counter' }), TypeError)
 
 assert.equal(server.connections, 1)
 client.close()
