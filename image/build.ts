@@ -4,9 +4,7 @@
  */
 import { copyFile, mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { execa } from 'execa'
 import { bundleAgent, npmPackage, takeSnapshot } from './agent.ts'
-import { ensureInstalled } from './apt.ts'
 import { makeInitramfs } from './initramfs.ts'
 import { unpackKernel } from './kernel.ts'
 import { findLibraries, libraryClosure } from './libraries.ts'
@@ -18,9 +16,7 @@ import { type Share, shares } from './report.ts'
 import { type Compression, makeErofs, modulePath, stageRoot } from './rootfs.ts'
 import { type NpmPackage, spdxDocument } from './sbom.ts'
 import { crunStubs, ipStubs, makeStub } from './stub.ts'
-
-/** Debian packages that the build runs; installed when missing. */
-const buildTools = ['binutils', 'erofs-utils', 'gcc', 'libc6-dev']
+import { readToolchain, runTool } from './toolchain.ts'
 
 export interface BuildOptions {
   /** Directory of the result, replaced as a whole once all of it is built. */
@@ -37,18 +33,19 @@ export interface Built {
 }
 
 export async function buildImage({ out, entry, compression }: BuildOptions): Promise<Built> {
-  await ensureInstalled(buildTools)
+  const lock = await readLock()
+  const toolchain = await readToolchain(lock)
   await mkdir(dirname(out), { recursive: true })
   const work = await mkdtemp(join(dirname(out), `${basename(out)}-work-`))
   try {
     const made = imagePaths(join(work, 'out'))
     await mkdir(made.out)
-    const { packages, locked } = await fetchPackages(await readLock())
+    const { packages, locked } = await fetchPackages(lock.packages)
     const unpacked = join(work, 'packages')
     await unpack(packages, unpacked)
     const { release, modules, demanded } = await makeKernel(unpacked, packages, made, work)
     const node = join(work, 'node')
-    await execa('strip', ['-o', node, nodeBinary])
+    await runTool(['strip', '-o', node, nodeBinary], [work])
     const bundle = join(work, 'agent.cjs')
     const npm = await bundleAgent(entry, bundle)
     const crun = join(unpacked, 'usr/bin/crun')
@@ -61,7 +58,7 @@ export async function buildImage({ out, entry, compression }: BuildOptions): Pro
     await stageRoot(root, { init: initBinary, node, addon: addonBinary, bundle, crun, ip, libraries, modules, demanded })
     await takeSnapshot(root)
     await makeErofs(root, made.rootfs, compression)
-    await describe(made, { release, compression, locked, packages, npm })
+    await describe(made, { release, compression, locked: locked && toolchain.locked, packages, toolchain: toolchain.packages, npm })
     await rm(out, { recursive: true, force: true })
     await rename(made.out, out)
     return { paths: imagePaths(out), shares: await shares(root) }
@@ -93,12 +90,10 @@ async function makeKernel(unpacked: string, packages: readonly LockedPackage[], 
 /** Debug sections and the signature go: the kernel does not require one, and checking it costs the guest time. */
 async function strip(modules: readonly Module[], directory: string): Promise<Module[]> {
   await mkdir(directory)
-  const strippedModules = modules.map(({ name }) => ({ name, path: join(directory, `${name}.ko`) }))
-  for (const [index, { path }] of modules.entries()) {
-    const to = strippedModules[index]?.path ?? ''
-    await execa('strip', ['--strip-debug', '-o', to, path])
-  }
-  return strippedModules
+  const stripped = modules.map(({ name }) => ({ name, path: join(directory, `${name}.ko`) }))
+  for (const [index, { path }] of modules.entries()) await copyFile(path, stripped[index]?.path ?? '')
+  await runTool(['strip', '--strip-debug', ...stripped.map(({ path }) => path)], [directory])
+  return stripped
 }
 
 interface Description {
@@ -106,13 +101,15 @@ interface Description {
   readonly compression: Compression
   readonly locked: boolean
   readonly packages: readonly LockedPackage[]
+  readonly toolchain: readonly LockedPackage[]
   /** Whose code the agent's bundle holds. */
   readonly npm: readonly NpmPackage[]
 }
 
 /** manifest.json and the bill of materials. */
-async function describe(made: ImagePaths, { release, compression, locked, packages, npm }: Description): Promise<void> {
+async function describe(made: ImagePaths, { release, compression, locked, packages, toolchain, npm }: Description): Promise<void> {
   const node = await npmPackage(join(dirname(nodeBinary), '..'))
+  const esbuild = await npmPackage(join(checkout, 'node_modules/esbuild'))
   const { version } = await npmPackage(checkout)
   const files: Record<string, object> = {}
   for (const path of [made.kernel, made.vmlinux, made.initramfs, made.rootfs]) {
@@ -120,7 +117,7 @@ async function describe(made: ImagePaths, { release, compression, locked, packag
   }
   const manifest = { version, kernelRelease: release, nodeVersion: node.version, compression, locked, files }
   await writeFile(made.manifest, json(manifest))
-  const contents = { rootfsSha256: await digest(made.rootfs), version, debian: packages, npm: [node, ...npm] }
+  const contents = { rootfsSha256: await digest(made.rootfs), version, debian: packages, npm: [node, ...npm], toolchain, npmTools: [esbuild] }
   await writeFile(made.sbom, json(spdxDocument(contents)))
 }
 

@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto'
 import { mkdir, mkdtemp, readFile, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { execa } from 'execa'
-import { download, exactDependency, offered, refreshEmptyIndex, refreshIndex } from './apt.ts'
-import { KERNEL_META_PACKAGE, type Lock, type LockedPackage, shippedPackages } from './lock.ts'
+import { download, exactDependency, offered, refreshEmptyIndex, refreshIndex, suite } from './apt.ts'
+import { KERNEL_META_PACKAGE, type Lock, type LockedPackage, isKernel, shippedPackages, toolchainPackages } from './lock.ts'
 import { packageCache } from './paths.ts'
 
 /** Set to 1 to fail, rather than warn, when the index no longer offers a locked version. */
@@ -23,40 +23,40 @@ class ChecksumError extends Error {
   }
 }
 
-/** The lock's packages, all in the cache and checked; says when the index offers newer ones. */
-export async function fetchPackages(lock: Lock, cache = packageCache): Promise<Resolved> {
+/** Packages of the lock, all in the cache and checked; says when the index offers newer ones. */
+export async function fetchPackages(wanted: readonly LockedPackage[], cache = packageCache): Promise<Resolved> {
   await mkdir(cache, { recursive: true })
   const missing: LockedPackage[] = []
-  for (const entry of lock.packages) if (!(await isCached(entry, cache))) missing.push(entry)
-  if (missing.length === 0) return { packages: lock.packages, locked: true }
+  for (const entry of wanted) if (!(await isCached(entry, cache))) missing.push(entry)
+  if (missing.length === 0) return { packages: wanted, locked: true }
   await refreshEmptyIndex([KERNEL_META_PACKAGE])
   try {
-    return await fetchLocked(lock, missing, cache)
+    return await fetchLocked(wanted, missing, cache)
   } catch (error) {
     if (error instanceof ChecksumError) throw error
     // An index older than the archive names files that are gone.
     await refreshIndex()
   }
-  const newer = await offeredInstead(lock)
+  const newer = await offeredInstead(wanted)
   try {
-    return await fetchLocked(lock, missing, cache)
+    return await fetchLocked(wanted, missing, cache)
   } catch (error) {
     if (error instanceof ChecksumError) throw error
     if (newer.length === 0 || process.env[STRICT_ENV] === '1') throw new Error(gone(missing), { cause: error })
   }
   console.log('image: WARNING: apt no longer offers what the lock names; building from what it offers, which is not the pinned image')
-  const packages = lock.packages.map((entry) => newer.find(([old]) => old === entry)?.[1] ?? entry)
+  const packages = wanted.map((entry) => newer.find(([old]) => old === entry)?.[1] ?? entry)
   await fetch(packages, cache)
   return { packages, locked: false }
 }
 
 /** Fetches what is missing, and says what the index offers beyond the lock. */
-async function fetchLocked(lock: Lock, missing: readonly LockedPackage[], cache: string): Promise<Resolved> {
-  for (const [old, now] of await offeredInstead(lock)) {
+async function fetchLocked(wanted: readonly LockedPackage[], missing: readonly LockedPackage[], cache: string): Promise<Resolved> {
+  for (const [old, now] of await offeredInstead(wanted)) {
     console.log(`image: apt offers ${now.name} ${now.version}, the lock has ${old.name} ${old.version}; \`make image-lock\` takes it`)
   }
   await fetch(missing, cache)
-  return { packages: lock.packages, locked: true }
+  return { packages: wanted, locked: true }
 }
 
 function gone(missing: readonly LockedPackage[]): string {
@@ -65,14 +65,27 @@ function gone(missing: readonly LockedPackage[]): string {
 }
 
 /** Locked packages beside what the index would install in their place, where that is another version. */
-async function offeredInstead(lock: Lock): Promise<[LockedPackage, LockedPackage][]> {
-  const kernel = await exactDependency(KERNEL_META_PACKAGE)
-  const now = await offered([kernel, ...shippedPackages])
-  return lock.packages.flatMap((entry) => {
-    const found = now.find(({ name }) => name === (entry.name.startsWith('linux-image-') ? kernel : entry.name))
+async function offeredInstead(locked: readonly LockedPackage[]): Promise<[LockedPackage, LockedPackage][]> {
+  const names = locked.map(async (entry) => (isKernel(entry) ? await exactDependency(KERNEL_META_PACKAGE) : entry.name))
+  const now = await offered(await Promise.all(names))
+  return locked.flatMap((entry, index) => {
+    const found = now[index]
     const same = found === undefined || (found.name === entry.name && found.version === entry.version)
     return same ? [] : [[entry, found] as [LockedPackage, LockedPackage]]
   })
+}
+
+async function offeredByName(names: readonly string[]): Promise<LockedPackage[]> {
+  return (await offered(names)).sort((a, b) => (a.name < b.name ? -1 : 1))
+}
+
+/** The lock that names what the index offers now. */
+export async function offeredLock(): Promise<Lock> {
+  return {
+    suite: await suite(),
+    packages: await offeredByName([await exactDependency(KERNEL_META_PACKAGE), ...shippedPackages]),
+    toolchain: await offeredByName(Object.keys(toolchainPackages)),
+  }
 }
 
 /** Downloads what the cache lacks. */
@@ -97,9 +110,9 @@ async function fetch(packages: readonly LockedPackage[], cache: string): Promise
 }
 
 /** Unpacks the packages over each other into `directory`. */
-export async function unpack(packages: readonly LockedPackage[], directory: string): Promise<void> {
+export async function unpack(packages: readonly LockedPackage[], directory: string, cache = packageCache): Promise<void> {
   await mkdir(directory, { recursive: true })
-  for (const entry of packages) await execa('dpkg-deb', ['-x', cached(entry, packageCache), directory])
+  for (const entry of packages) await execa('dpkg-deb', ['-x', cached(entry, cache), directory])
 }
 
 async function isCached(entry: LockedPackage, cache: string): Promise<boolean> {

@@ -32,6 +32,9 @@ export function imagePaths(out: string = join(checkout, 'build/image')): ImagePa
 /** Downloaded packages, by name and digest: shared by every build. */
 export const packageCache = join(checkout, 'build/image-packages')
 
+/** The locked compilers and tools, unpacked: `root`, and `packages.json`, which says of what. The makefiles name it too. */
+export const toolchainDirectory = join(checkout, 'build/toolchain')
+
 export const lockFile = join(import.meta.dirname, 'lock.json')
 
 /** Built by `make init` and `make os-addon`. */

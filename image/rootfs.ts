@@ -1,9 +1,9 @@
 /** What lies on the root disk, and the disk itself. */
 import { chmod, copyFile, mkdir, symlink, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { execa } from 'execa'
 import { AGENT_BUNDLE } from './agent.ts'
 import type { Module } from './modules.ts'
+import { runTool } from './toolchain.ts'
 
 /** Seconds since the epoch that every file carries: no build's own time gets into the image. */
 export const SOURCE_DATE_EPOCH = 1_700_000_000
@@ -77,7 +77,7 @@ export async function stageRoot(root: string, content: RootContent): Promise<voi
   }
   await stageModules(root, content)
   // Without a cache the loader probes some thirty directories for each library.
-  await execa('ldconfig', ['-r', root, '-X'])
+  await runTool(['ldconfig', '-r', root, '-X'], [root])
 }
 
 /** Where a module lies on the root disk. */
@@ -119,5 +119,5 @@ const CLUSTER_BYTES = 16_384
 export async function makeErofs(root: string, image: string, compression: Compression): Promise<void> {
   const algorithm = compression === 'none' ? [] : [`-z${compression}`, `-C${CLUSTER_BYTES}`]
   const fixed = ['-x-1', '--all-root', '--ignore-mtime', `-T${SOURCE_DATE_EPOCH}`, `-U${UUID}`, '--quiet']
-  await execa('mkfs.erofs', [...fixed, ...algorithm, image, root])
+  await runTool(['mkfs.erofs', ...fixed, ...algorithm, image, root], [root, dirname(image)])
 }

@@ -7,8 +7,8 @@
  * - ip: libbpf and libelf, for XDP programs. With zlib, which libelf needs, they are nearly as large as ip itself.
  */
 import { writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
-import { execa } from 'execa'
+import { dirname, join } from 'node:path'
+import { runTool } from './toolchain.ts'
 
 export interface Stub {
   /** soname */
@@ -24,6 +24,7 @@ export const ipStubs: readonly Stub[] = [
 ]
 
 const EOPNOTSUPP = 95
+const COMPILER = 'gcc-12'
 
 /** Builds the library with exactly the versioned functions that `program` imports. Answers its path. */
 export async function makeStub(program: string, { library, versionPrefix }: Stub, directory: string): Promise<string> {
@@ -36,13 +37,13 @@ export async function makeStub(program: string, { library, versionPrefix }: Stub
   await writeFile(source, names.map((name) => `long ${name}(void) { return -${EOPNOTSUPP}; }\n`).join(''))
   await writeFile(script, [...versions].map(([version, symbols]) => `${version} { global: ${symbols.join('; ')}; };\n`).join(''))
   const options = ['-shared', '-fPIC', '-Os', '-nostdlib', `-Wl,-soname,${library},--version-script=${script},--build-id=none,-z,relro`]
-  await execa('cc', [...options, '-s', '-o', path, source], { cwd: directory })
+  await runTool([COMPILER, ...options, '-s', '-o', path, source], [directory])
   return path
 }
 
 /** Undefined symbols of the stubbed library, by version. */
 async function importedSymbols(program: string, versionPrefix: string): Promise<Map<string, string[]>> {
-  const { stdout } = await execa('objdump', ['-T', program])
+  const stdout = await runTool(['objdump', '-T', program], [dirname(program)])
   const versions = new Map<string, string[]>()
   for (const match of stdout.matchAll(/\*UND\*.*\(([\w.]+)\)\s+(\w+)$/gm)) {
     const [, version = '', name = ''] = match

@@ -6,9 +6,10 @@ STATIC_CFLAGS := -static-pie -fPIE -Os -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -W
   -D_FORTIFY_SOURCE=2 -ffunction-sections -fdata-sections -ffile-prefix-map=$(CURDIR)=. \
   -Wl,--gc-sections,-z,relro,-z,now,-z,noexecstack,--build-id=none -s
 
-$(INIT): $(INIT_SOURCES) guest/init/init.h guest/init/module.mk | $(BUILD)/tools/cc
+# By the image's own compiler and libc (image/toolchain.ts).
+$(INIT): $(INIT_SOURCES) guest/init/init.h guest/init/module.mk build/toolchain/packages.json
 	@mkdir -p $(@D)
-	cc $(STATIC_CFLAGS) -o $@.tmp $(INIT_SOURCES)
+	node image/tool.ts gcc-12 $(STATIC_CFLAGS) -o $@.tmp $(INIT_SOURCES)
 	mv $@.tmp $@
 
 # The same init whose exit pipe is full after 170 records.

