@@ -1,7 +1,7 @@
 # What SPECIFICATION.md's numbers come from.
 BENCH_FLOOR := $(BUILD)/bench/floor
 
-$(BENCH_FLOOR): bench/vm/floor.c guest/init/module.mk
+$(BENCH_FLOOR): bench/vm/floor.c guest/init/module.mk | $(BUILD)/tools/cc
 	@mkdir -p $(@D)
 	cc $(STATIC_CFLAGS) -o $@ $<
 
