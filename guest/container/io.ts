@@ -152,21 +152,25 @@ export class ProcessIo {
     const { stdin, stdout, stderr } = this.#plan
     const fds: { -readonly [K in keyof ProcessFds]: number } = { stdin: -1, stdout: -1, stderr: -1 }
     this.#childFds = fds
-    fds.stdin = stdin === undefined ? openSync('/dev/null', 'r') : this.#inputPipe(stdin)
-    fds.stdout = stdout === undefined ? openSync('/dev/null', 'w') : this.#outputPipe(stdout)
-    fds.stderr = stderr === undefined ? openSync('/dev/null', 'w') : this.#outputPipe(stderr)
+    if (stdin === undefined) fds.stdin = openSync('/dev/null', 'r')
+    else this.#inputPipe(stdin, (fd) => (fds.stdin = fd))
+    if (stdout === undefined) fds.stdout = openSync('/dev/null', 'w')
+    else this.#outputPipe(stdout, (fd) => (fds.stdout = fd))
+    if (stderr === undefined) fds.stderr = openSync('/dev/null', 'w')
+    else this.#outputPipe(stderr, (fd) => (fds.stderr = fd))
   }
 
-  #inputPipe(id: string): number {
+  /** `keep` has the process's end before anything can fail: another process may have the stream. */
+  #inputPipe(id: string, keep: (fd: number) => void): void {
     const { readFd, writeFd } = this.#context.os.descriptors.pipe()
+    keep(readFd)
     this.#bindInput(id, this.#context.os.descriptors.stream(writeFd, 'write'), false)
-    return readFd
   }
 
-  #outputPipe(id: string): number {
+  #outputPipe(id: string, keep: (fd: number) => void): void {
     const { readFd, writeFd } = this.#context.os.descriptors.pipe()
+    keep(writeFd)
     this.#bindOutput(id, this.#context.os.descriptors.stream(readFd, 'read'))
-    return writeFd
   }
 
   /** A terminal nobody reads is still read, or the process would block on it. */

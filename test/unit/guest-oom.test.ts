@@ -3,18 +3,11 @@ import { writeFileSync } from 'node:fs'
 import { mock } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { execInput, execOutput, initInput, initOutput } from '#guest/config.ts'
-import { Containers } from '#guest/container/containers.ts'
 import { OOM_PUBLISH_MS_MAX, OomWatch } from '#guest/container/oom.ts'
 import type { TaskEvent } from '#guest/container/ports.ts'
-import type { Exit } from '#guest/container/state.ts'
 import { Cgroup } from '#guest/runtime/cgroup.ts'
-import { PodPidNamespace } from '#guest/runtime/pod-pid.ts'
-import { Storages } from '#guest/storage/storages.ts'
-import { Submounts } from '#guest/storage/submounts.ts'
-import { StreamRegistry } from '#guest/streams/registry.ts'
-import { silentLog } from '#shared/log.ts'
-import { createFakeOs } from '#shared/os/fake.ts'
+import { containersWorld } from '#test/support/containers-world.ts'
+import { settled } from '#test/support/settled.ts'
 
 /** memory.events as the kernel writes it (Documentation/admin-guide/cgroup-v2.rst). */
 const memoryEvents = (kills: number) => `low 0\nhigh 0\nmax 9\noom ${kills}\noom_kill ${kills}\noom_group_kill 0\n`
@@ -30,14 +23,6 @@ function slowEvents() {
     return event.kind === 'oom' ? taken.promise : Promise.resolve()
   }
   return { heard, kinds: () => heard.map(({ kind }) => kind), publish, take: () => taken.resolve() }
-}
-
-/** Whether it has come; whoever could have settled it without a timer has had every chance. */
-async function settled(promise: Promise<unknown>): Promise<boolean> {
-  let came = false
-  void promise.then(() => (came = true))
-  for (let turns = 0; turns < 20; turns++) await turn()
-  return came
 }
 
 /** The timers of what runs meanwhile are the test's, and move when it says so. */
@@ -96,52 +81,22 @@ t.test('a kill in a container that lives on is told when it happens, and each la
   t.strictSame(events.kinds(), ['oom', 'oom'])
 })
 
-const unused = () => Promise.reject(new Error('nobody asks for it'))
-const bootTimeNanos = () => 0n
-
 t.test('a container that ended so is stopped, and its exit told, only when containerd has the kill', async (t) => {
-  await using os = createFakeOs()
-  const dir = t.testdir({ cgroup: { c: {} } })
-  const cgroup = `${dir}/cgroup/c`
-  memoryFile(cgroup, 0)
   const events = slowEvents()
-  const ended = Promise.withResolvers<Exit>()
-  const exits = { claim: () => ended.promise }
-  const containers = new Containers({
-    runtime: { create: async () => 7, start: async () => {}, exec: unused, pause: unused, resume: unused, update: unused, delete: async () => {} },
-    reaper: exits,
-    preparer: {
-      prepare: async () => ({ spec: Buffer.from(JSON.stringify({ root: { path: dir }, process: { args: ['a'], cwd: '/' } })), storages: [], pidNamespace: { kind: 'private' } }),
-      release: async () => {},
-    },
-    events,
-    storages: new Storages(os.mounts, dir),
-    submounts: new Submounts(os.mounts),
-    podPid: new PodPidNamespace(['false'], exits, bootTimeNanos),
-    io: { os, streams: new StreamRegistry(), consoleDir: dir },
-    initPolicy: { output: initOutput, input: initInput },
-    execPolicy: { output: execOutput, input: execInput },
-    log: silentLog,
-    bootTimeNanos,
-    bundleRoot: dir,
-    cgroupRoot: dir,
-    podCgroup: '/cgroup',
-    spec: { hosts: '/hosts', hostname: '/hostname', resolvConf: '/resolv.conf', shm: '/shm', hugepageSizes: [] },
-  })
-  const stdio = { stdin: '', stdout: '', stderr: '', terminal: false }
-  const container = await containers.create({ id: 'c', bundle: '/b', stdio }, new AbortController().signal)
-  await containers.start(container)
+  await using world = containersWorld(t.testdir(), { publish: events.publish })
+  const cgroup = world.cgroup('c')
+  memoryFile(cgroup, 0)
+  const container = await world.run('c')
 
-  const exit = { status: 137, atNanos: 5n }
   using _ = ownTimers()
   memoryFile(cgroup, 1)
-  ended.resolve(exit)
+  world.exit(container.init.state.pid, 137)
   t.equal(await settled(container.init.stopped), false, 'Wait has no answer')
   t.equal(container.init.state.kind, 'draining')
   t.strictSame(events.kinds(), ['create', 'start', 'oom'])
   events.take()
   t.equal(await settled(container.init.stopped), true)
-  t.strictSame(await container.init.stopped, exit)
+  t.equal((await container.init.stopped).status, 137)
   t.strictSame(events.kinds(), ['create', 'start', 'oom', 'exit'])
-  await containers.delete('c')
+  await world.containers.delete('c')
 })

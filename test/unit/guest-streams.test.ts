@@ -1,5 +1,6 @@
 /** Bytes, windows, outputs and inputs of the agent, on real pipes of Node's. */
 import { closeSync, writeSync } from 'node:fs'
+import { mock } from 'node:test'
 import { PassThrough } from 'node:stream'
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
@@ -12,6 +13,7 @@ import { CREDIT_BYTES_MAX, SendWindow, WINDOW_BYTES } from '#guest/streams/windo
 import { ByteQueue } from '#shared/bytes.ts'
 import { createNativeOs } from '#shared/os/native.ts'
 import { random } from '#test/support/random.ts'
+import { settled } from '#test/support/settled.ts'
 
 // The timers under test keep no process alive by themselves.
 const alive = setInterval(() => {}, 1000)
@@ -131,14 +133,6 @@ function attach(output: Output) {
   return { reader: output.attach(controller.signal), controller }
 }
 
-/** True when the promise has settled after a few turns of the event loop. */
-async function settled(promise: Promise<unknown>): Promise<boolean> {
-  let done = false
-  void promise.then(() => (done = true))
-  for (let turns = 0; turns < 5; turns++) await turn()
-  return done
-}
-
 t.test('delivered means: ended, sent, and confirmed by the reader', async (t) => {
   const source = new PassThrough()
   const output = new Output(source, { ...policy, stalledMs: 60_000 })
@@ -224,6 +218,10 @@ t.test('a reader that makes no progress is not waited for beyond the limit', asy
 t.test('what a reader whose end was not heard may not have is kept for the next, however late it comes', async (t) => {
   const source = new PassThrough()
   const output = new Output(source, { ...policy, settledMs: 0 })
+  const now = performance.now.bind(performance)
+  let laterMs = 0
+  const clock = mock.method(performance, 'now', () => now() + laterMs)
+  t.teardown(() => clock.mock.restore())
   const lost = attach(output)
   lost.reader.grant(WINDOW_BYTES)
   source.write('one ')
@@ -232,6 +230,7 @@ t.test('what a reader whose end was not heard may not have is kept for the next,
   t.equal((await lost.reader.next())?.toString(), 'two')
   output.processExited()
   await output.delivered
+  laterMs = 60_000
   const { reader } = attach(output)
   reader.grant(WINDOW_BYTES)
   t.equal((await reader.next())?.toString(), 'one two')
