@@ -117,6 +117,12 @@ t.test('records reach the sandboxer in batches; what was dropped is counted', as
   t.equal(lines[0], 'line 0\n')
   agentLog.log.with({ container: 'c' }).warn('careful', { error: new Error('x') })
   t.equal(lines.at(-1), 'warn: careful (container=c error=x)\n')
+  const came = async (message: string) => {
+    while (batches.at(-1)?.at(-1)?.message !== message) await new Promise((wake) => setTimeout(wake, 5))
+  }
+  await came('careful')
+  agentLog.log.info('after a silence')
+  await came('after a silence')
 })
 
 /** A link with what its owner does, and a promise of its end. */

@@ -1,9 +1,9 @@
 /** Parts of a volume that containers can write while the agent, which is root, looks for them. */
-import { lstatSync, mkdirSync, readFileSync, realpathSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { lstatSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import t from 'tap'
 import { withSubpath } from '#guest/storage/subpath.ts'
 
-const root = t.testdir({ volume: { there: { file: 'content' } }, outside: { secret: 's' } })
+const root = t.testdir({ volume: { there: { file: 'content' }, file: '' }, outside: { secret: 's' } })
 const volume = `${root}/volume`
 const own = [`uid=${process.getuid?.()}`, `gid=${process.getgid?.()}`]
 const found = (path: string, mode = '0750') =>
@@ -21,6 +21,17 @@ t.test('what is there, and what is made', async (t) => {
     symlinkSync('../outside', `${volume}/there`)
     t.throws(() => readFileSync(`${at}/secret`), { code: 'ENOENT' }, 'what has the name now is not what was looked at')
   })
+})
+
+t.test('no descriptor is left open, whatever was found', async (t) => {
+  const open = readdirSync('/proc/self/fd').length
+  found('/there-not/yet')
+  found('/file')
+  symlinkSync('nowhere', `${volume}/link`)
+  t.throws(() => found('/link'))
+  t.throws(() => found('/file/below'))
+  t.throws(() => withSubpath(volume, ['path=/there-not', ...own], () => { throw new Error('in use') }))
+  t.equal(readdirSync('/proc/self/fd').length, open)
 })
 
 t.test('a link on the way leads nowhere', async (t) => {

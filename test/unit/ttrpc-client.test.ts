@@ -21,27 +21,32 @@ t.test('what goes out', async (t) => {
   peer.send(answer(1, bytesValue(text('x'))))
   t.same(await unary, { value: text('x') })
 
+  const untimed = calls.Echo({ value: text('y') }, { metadata: { Key: ['v', 'w'] } })
+  t.match(await peer.request(), { id: 3, timeout_nano: '0', metadata: [{ key: 'key', value: 'v' }, { key: 'key', value: 'w' }] })
+  peer.send(answer(3, bytesValue(text('y'))))
+  t.same(await untimed, { value: text('y') })
+
   const sum = calls.Sum(values(2, 0))
   t.match(
     await peer.request(),
-    { id: 3, flags: 6, method: 'Sum', payload: Buffer.alloc(0), timeout_nano: '0', metadata: [] },
+    { id: 5, flags: 6, method: 'Sum', payload: Buffer.alloc(0), timeout_nano: '0', metadata: [] },
   )
-  t.match(await peer.next(), { id: 3, type: 3, flags: 0, data: two })
-  t.match(await peer.next(), { id: 3, type: 3, flags: 0 })
-  t.match(await peer.next(), { id: 3, type: 3, flags: half, data: Buffer.alloc(0) })
-  peer.send(answer(3, two))
+  t.match(await peer.next(), { id: 5, type: 3, flags: 0, data: two })
+  t.match(await peer.next(), { id: 5, type: 3, flags: 0 })
+  t.match(await peer.next(), { id: 5, type: 3, flags: half, data: Buffer.alloc(0) })
+  peer.send(answer(5, two))
   t.same(await sum, { value: '2' })
 
   const count = collect(calls.Count({ value: 2 }))
-  t.match(await peer.request(), { id: 5, flags: 1, method: 'Count', payload: two })
-  peer.send(frame(5, 3, 0, two), frame(5, 3, 0), frame(5, 3, half))
+  t.match(await peer.request(), { id: 7, flags: 1, method: 'Count', payload: two })
+  peer.send(frame(7, 3, 0, two), frame(7, 3, 0), frame(7, 3, half))
   t.same(await count, { values: ['2', '0'] })
 
   const chat = collect(calls.Chat(values(text(''))))
-  t.match(await peer.request(), { id: 7, flags: 6, method: 'Chat' })
-  t.match(await peer.next(), { id: 7, type: 3, flags: 0 })
-  t.match(await peer.next(), { id: 7, type: 3, flags: half })
-  peer.send(frame(7, 3, 1, bytesValue(text('last'))))
+  t.match(await peer.request(), { id: 9, flags: 6, method: 'Chat' })
+  t.match(await peer.next(), { id: 9, type: 3, flags: 0 })
+  t.match(await peer.next(), { id: 9, type: 3, flags: half })
+  peer.send(frame(9, 3, 1, bytesValue(text('last'))))
   t.same(await chat, { values: [text('last')] }, 'a close that carries a message')
 })
 

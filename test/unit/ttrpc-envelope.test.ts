@@ -112,6 +112,7 @@ t.test('what else protobuf allows', async (t) => {
   t.equal(readRequest('4b 53 08ff01 54 4c 0a0162').service, 'b', 'groups too')
   const split = decodeResponse(...whole(hex('0a020805 0a03120178'))).status
   t.same(split, { code: 5, message: 'x', details: [] }, 'a message in two parts is merged')
+  t.same(decodeResponse(...whole(hex('0a05 0805 220178'))).status, { code: 5, message: '', details: [] }, 'unknown fields of a status')
 })
 
 t.test('malformed bytes', async (t) => {

@@ -253,6 +253,24 @@ t.test('a stream whose deadline passes', async (t) => {
   t.match(await peer.response(), { id: 3, code: 4 })
 })
 
+t.test('a handler that waits for the next message of a call whose deadline passes', async (t) => {
+  const told = Promise.withResolvers<unknown>()
+  await using attacked = await attack({}, {
+    async Sum(requests) {
+      try {
+        for await (const _ of requests);
+      } catch (error) {
+        told.resolve(error)
+      }
+      return {}
+    },
+  })
+  const { peer } = attacked
+  peer.send(frame(1, 1, 2, request('Sum', text(''), { timeout_nano: 1_000_000 })))
+  t.match(await peer.response(), { id: 1, code: 4 })
+  t.match(await told.promise, { code: 'DEADLINE_EXCEEDED' })
+})
+
 t.test('what handlers throw', async (t) => {
   const huge = { type_url: 'x', value: Buffer.alloc(5_000_000) }
   const circular = new Error('circular')
