@@ -98,8 +98,12 @@ async function* dumps(pieces: AsyncIterable<Buffer>): AsyncGenerator<{ readonly 
 async function endAll(containers: Containers, graceMs: number): Promise<void> {
   const living = containers.all().filter(({ init }) => !hasExited(init.state))
   if (graceMs > 0) {
-    await Promise.all(living.map((container) => containers.kill(container, '', SIGTERM, false).catch(() => {})))
-    await settledWithin(graceMs, living.map(({ init }) => init.exited))
+    // Within the grace as well: a container's turn may be taken by a start that hangs.
+    const ended = living.map(async (container) => {
+      await containers.kill(container, '', SIGTERM, false).catch(() => {})
+      await container.init.exited
+    })
+    await settledWithin(graceMs, ended)
   }
   for (const { cgroup } of living) cgroup.kill()
   await settledWithin(DRAIN_MS_MAX, living.map(({ init }) => init.stopped))

@@ -124,3 +124,10 @@ export function containersWorld(dir: string, { storages = [], publish = async ()
 export async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await turn()
 }
+
+/** The step waits until it is let go. */
+export function held(world: ContainersWorld, step: string) {
+  const { promise, resolve } = Promise.withResolvers<void>()
+  world.before = async (name) => (name === step ? await promise : undefined)
+  return { reached: () => until(() => world.steps.includes(step)), go: resolve }
+}

@@ -7,7 +7,7 @@ import t, { type Test } from 'tap'
 import { EXECS_MAX } from '#guest/container/container.ts'
 import { CONTAINERS_MAX } from '#guest/container/containers.ts'
 import { RuntimeError } from '#shared/errors.ts'
-import { type ContainersWorld, containersWorld, noStdio, until } from '#test/support/containers-world.ts'
+import { type ContainersWorld, containersWorld, held, noStdio, until } from '#test/support/containers-world.ts'
 import { settled } from '#test/support/settled.ts'
 
 const execSpec = Buffer.from('{"cwd":"/","args":["true"]}')
@@ -23,13 +23,6 @@ const openFiles = () => readdirSync('/proc/self/fd').length
 async function openFilesAtMost(t: Test, most: number) {
   for (let turns = 0; turns < 100 && openFiles() > most; turns++) await turn()
   t.ok(openFiles() <= most, `${openFiles()} files are open, expected ${most} at most`)
-}
-
-/** The step waits until it is let go. */
-function held(world: ContainersWorld, step: string) {
-  const { promise, resolve } = Promise.withResolvers<void>()
-  world.before = async (name) => (name === step ? await promise : undefined)
-  return { reached: () => until(() => world.steps.includes(step)), go: resolve }
 }
 
 function failing(world: ContainersWorld, step: string, error: Error) {

@@ -7,6 +7,7 @@ import { OOM_PUBLISH_MS_MAX, OomWatch } from '#guest/container/oom.ts'
 import type { TaskEvent } from '#guest/container/ports.ts'
 import { Cgroup } from '#guest/runtime/cgroup.ts'
 import { containersWorld } from '#test/support/containers-world.ts'
+import { ownTimers } from '#test/support/own-timers.ts'
 import { settled } from '#test/support/settled.ts'
 
 /** memory.events as the kernel writes it (Documentation/admin-guide/cgroup-v2.rst). */
@@ -23,12 +24,6 @@ function slowEvents() {
     return event.kind === 'oom' ? taken.promise : Promise.resolve()
   }
   return { heard, kinds: () => heard.map(({ kind }) => kind), publish, take: () => taken.resolve() }
-}
-
-/** The timers of what runs meanwhile are the test's, and move when it says so. */
-function ownTimers(): Disposable {
-  mock.timers.enable({ apis: ['setTimeout'] })
-  return { [Symbol.dispose]: () => mock.timers.reset() }
 }
 
 function watchOf(t: Test, kills: number) {
