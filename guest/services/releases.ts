@@ -29,7 +29,10 @@ export class Releases {
     const { release, up, failed } = this.#options
     const released = release(containerId, sources)
       .catch((error: unknown) => failed(containerId, error))
-      .finally(() => this.#underWay.delete(containerId))
+      .finally(() => {
+        // A create that failed while the sandboxer was away has released its container once more.
+        if (this.#underWay.get(containerId) === released) this.#underWay.delete(containerId)
+      })
     this.#underWay.set(containerId, released)
     if (!up()) return
     const { promise: late, resolve } = Promise.withResolvers<void>()
