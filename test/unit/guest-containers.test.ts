@@ -61,7 +61,12 @@ t.test('a create that fails at any step undoes those before it, the sandboxer la
 t.test('an undo that fails keeps none of the others from being done', async (t) => {
   const dir = t.testdir()
   await using world = containersWorld(dir, { storages: [storage(dir)] })
+  let mounted = 0
+  world.before = async (step) => {
+    if (step === 'create c') mounted = world.os.mounted.length
+  }
   const container = await world.run('c')
+  t.equal(mounted, 1, 'before the container is created')
   world.exit(container.init.state.pid, 0)
   await container.init.stopped
   failing(world, 'delete c', new RuntimeError('INTERNAL', 'crun is stuck'))

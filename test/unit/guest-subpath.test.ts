@@ -5,7 +5,9 @@ import { withSubpath } from '#guest/storage/subpath.ts'
 
 const root = t.testdir({ volume: { there: { file: 'content' }, file: '' }, outside: { secret: 's' } })
 const volume = `${root}/volume`
-const own = [`uid=${process.getuid?.()}`, `gid=${process.getgid?.()}`]
+/** Only root can give away what it makes. */
+const [uid, gid] = process.getuid?.() === 0 ? [1234, 5678] : [process.getuid?.(), process.getgid?.()]
+const own = [`uid=${uid}`, `gid=${gid}`]
 const found = (path: string, mode = '0750') =>
   withSubpath(volume, [`path=${path}`, `mode=${mode}`, ...own], (at, isDirectory) => ({ path: realpathSync(at), isDirectory }))
 
@@ -14,7 +16,10 @@ t.test('what is there, and what is made', async (t) => {
   t.strictSame(found('there/file'), { path: `${volume}/there/file`, isDirectory: false })
   t.strictSame(found('/'), { path: volume, isDirectory: true })
   t.strictSame(found('/a/b', '2770'), { path: `${volume}/a/b`, isDirectory: true })
-  for (const name of ['a', 'a/b']) t.equal(statSync(`${volume}/${name}`).mode & 0o7777, 0o2770)
+  for (const name of ['a', 'a/b']) {
+    const made = statSync(`${volume}/${name}`)
+    t.strictSame([made.mode & 0o7777, made.uid, made.gid], [0o2770, uid, gid])
+  }
   t.not(statSync(`${volume}/there`).mode & 0o7777, 0o750, 'what was there stays as it was')
   withSubpath(volume, ['path=/there', 'mode=0755', ...own], (at) => {
     rmSync(`${volume}/there`, { recursive: true })

@@ -1,4 +1,5 @@
 /** The client when a peer goes away, does not read or sends too much, and when it has too much to send. */
+import { once } from 'node:events'
 import net from 'node:net'
 import { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -48,9 +49,10 @@ t.test('a peer that dies between frames, in a header, or before', async (t) => {
       { code: 'UNAVAILABLE', message: "the peer closed the connection, 3 bytes into a frame's header" },
     )
   }
-  {
+  for (const closed of [false, true]) {
     using pair = await socketPair()
     pair.a.destroy()
+    if (closed) await once(pair.a, 'close')
     const client = new TtrpcClient(pair.a)
     t.match(await failure(client.calls(peerService).Echo({})), { code: 'UNAVAILABLE' })
     t.equal(await client.closed, undefined)
@@ -76,6 +78,18 @@ t.test('a socket that does not connect', async (t) => {
   t.match(error, { code: 'UNAVAILABLE', message: '/kuasar.test.v1.Peer/Echo: the connection is over' })
   t.match(explain(error), /the connection failed: connect ENOENT/)
   t.match(await client.closed, { code: 'UNAVAILABLE' })
+})
+
+t.test('a stream that is read late goes on', async (t) => {
+  using link = await rawServer({ streamQueueBytesMax: 1000, streamStallMsMax: 60_000 })
+  const { calls, peer } = link
+  const messages = calls.Count({ value: 1 })[Symbol.asyncIterator]()
+  const { id } = await peer.request()
+  peer.send(...Array.from({ length: 10 }, () => data(id)))
+  await sleep(20)
+  peer.send(data(id))
+  for (let i = 0; i < 11; i++) t.same(await messages.next(), { done: false, value: { value: '2' } })
+  t.ok(await Promise.all([calls.Echo({}), echo(peer)]))
 })
 
 t.test('a stream that ended, read slowly beside others', async (t) => {

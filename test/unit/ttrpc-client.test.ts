@@ -124,6 +124,10 @@ t.test('how streams end', async (t) => {
     { values: ['2'], error: { code: 'INTERNAL', message: /malformed/ } },
   )
   t.match(await ask(data, (id) => frame(id, 3, 0, Buffer.alloc(4_200_000))), { error: { code: 'RESOURCE_EXHAUSTED' } })
+  const broken = calls.Count({ value: 1 })[Symbol.asyncIterator]()
+  peer.send(frame((await peer.request()).id, 3, 0, text('\x08')))
+  await t.rejects(broken.next(), { code: 'INTERNAL' })
+  t.match(await broken.next(), { done: true }, 'who reads on is not left waiting')
   t.ok(await Promise.all([calls.Echo({}), echo(peer)]))
 })
 
