@@ -9,6 +9,7 @@ import { Forwards } from '#guest/forward/forwards.ts'
 import { Gate } from '#shared/gate.ts'
 import { FORWARDS_MAX } from '#host/forward/forwards.ts'
 import { FrameParser, header, WINDOW_BYTES } from '#shared/forward/frame.ts'
+import { reset } from '#shared/forward/reset.ts'
 import { silentLog } from '#shared/log.ts'
 import { forwardWorld, gone, serve, stopped } from '#test/support/forward-world.ts'
 import { random } from '#test/support/random.ts'
@@ -270,6 +271,23 @@ t.test('a guest whose sandboxer is gone ends what that one had opened', async (t
   forwards.reset()
   await ended
   t.pass('both ends')
+})
+
+t.test('what is cut short is reset, also when its end was on the way: nobody takes it for the whole', async (t) => {
+  for (const ending of [false, true]) {
+    const { promise: served, resolve } = Promise.withResolvers<Socket>()
+    const port = await serve(t, (socket) => resolve(socket.pause()))
+    const client = connect(port, '127.0.0.1').on('error', () => {})
+    const reader = await served
+    client.write(Buffer.alloc(32 * MiB))
+    if (ending) client.end()
+    await sleep(20)
+    reset(client)
+    reset(client)
+    const ended = new Promise((done) => reader.once('end', () => done('end')).once('error', ({ message }) => done(message)))
+    reader.resume()
+    t.match(await ended, 'ECONNRESET', ending ? 'ending' : 'open')
+  }
 })
 
 async function digest(socket: Socket): Promise<string> {
