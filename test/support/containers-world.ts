@@ -4,13 +4,14 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { execInput, execOutput, initInput, initOutput } from '#guest/config.ts'
 import type { Container } from '#guest/container/container.ts'
 import { Containers } from '#guest/container/containers.ts'
-import type { TaskEvent } from '#guest/container/ports.ts'
+import type { PidNamespaceMode, TaskEvent } from '#guest/container/ports.ts'
 import type { Exit } from '#guest/container/state.ts'
 import type { Stdio } from '#guest/container/stdio.ts'
 import { PodPidNamespace } from '#guest/runtime/pod-pid.ts'
 import { type Storage, Storages } from '#guest/storage/storages.ts'
 import { StreamRegistry } from '#guest/streams/registry.ts'
 import { silentLog } from '#shared/log.ts'
+import type { Terminals } from '#shared/os/contract.ts'
 import { createFakeOs } from '#shared/os/fake.ts'
 
 /** The first pid that is handed out: above what Linux ever gives (PID_MAX_LIMIT), so that no signal finds anybody. */
@@ -20,13 +21,14 @@ export const noStdio: Stdio = { stdin: '', stdout: '', stderr: '', terminal: fal
 
 export interface ContainersWorldOptions {
   readonly storages?: readonly Storage[]
+  readonly terminals?: Terminals
   readonly publish?: (event: TaskEvent) => Promise<void>
 }
 
 export type ContainersWorld = ReturnType<typeof containersWorld>
 
 /** `dir`: an empty directory for bundles, cgroups and mount points. */
-export function containersWorld(dir: string, { storages = [], publish = async () => {} }: ContainersWorldOptions = {}) {
+export function containersWorld(dir: string, { storages = [], terminals, publish = async () => {} }: ContainersWorldOptions = {}) {
   const os = createFakeOs()
   const streams = new StreamRegistry()
   const claims = new Map<number, PromiseWithResolvers<Exit>>()
@@ -68,7 +70,7 @@ export function containersWorld(dir: string, { storages = [], publish = async ()
     preparer: {
       async prepare(id) {
         await step(`prepare ${id}`)
-        return { spec, storages, pidNamespace: { kind: 'private' } }
+        return { spec, storages, pidNamespace: world.pidNamespace }
       },
       release: (id) => step(`release ${id}`),
     },
@@ -80,7 +82,7 @@ export function containersWorld(dir: string, { storages = [], publish = async ()
     },
     storages: new Storages(os.mounts, dir),
     podPid: new PodPidNamespace(['false'], exits, bootTimeNanos),
-    io: { os, streams, consoleDir: dir },
+    io: { os: { ...os, terminals: terminals ?? os.terminals }, streams, consoleDir: dir },
     initPolicy: { output: initOutput, input: initInput },
     execPolicy: { output: execOutput, input: execInput },
     log: silentLog,
@@ -101,6 +103,8 @@ export function containersWorld(dir: string, { storages = [], publish = async ()
     before: (async () => {}) as (step: string) => Promise<void>,
     /** The pid of all that is made, where one is wanted that exists. */
     pid: undefined as number | undefined,
+    /** Of the containers that are made. */
+    pidNamespace: { kind: 'private' } as PidNamespaceMode,
     /** Made when it is not there. */
     cgroup,
     create: (id: string, stdio = noStdio, signal = new AbortController().signal): Promise<Container> => containers.create({ id, bundle: '/b', stdio }, signal),

@@ -1,12 +1,13 @@
 /** The life of containers and execs: what is done in which order, what is told, and what is left when a step fails or another call comes between. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { EXECS_MAX } from '#guest/container/container.ts'
 import { CONTAINERS_MAX } from '#guest/container/containers.ts'
 import { RuntimeError } from '#shared/errors.ts'
+import type { Terminals } from '#shared/os/contract.ts'
 import { type ContainersWorld, containersWorld, held, noStdio, until } from '#test/support/containers-world.ts'
 import { settled } from '#test/support/settled.ts'
 
@@ -114,11 +115,27 @@ t.test('a create whose caller goes away, or that is deleted or purged meanwhile,
   }
 })
 
+t.test('the PID namespace of another container is joined while that runs, and of no other process', async (t) => {
+  const dir = t.testdir()
+  await using world = containersWorld(dir)
+  const target = await world.run('target')
+  const { pid } = target.init.state
+  world.pidNamespace = { kind: 'target', pid }
+  await world.create('joins')
+  t.match(readFileSync(`${dir}/bundles/joins/config.json`, 'utf8'), `{"type":"pid","path":"/proc/${pid}/ns/pid"}`)
+  world.exit(pid, 0)
+  await target.init.stopped
+  await t.rejects(world.create('late'), { code: 'FAILED_PRECONDITION', message: /no running container here/ }, 'somebody else may have the pid')
+  world.pidNamespace = { kind: 'target', pid: process.pid }
+  await t.rejects(world.create('foreign'), { code: 'FAILED_PRECONDITION' })
+})
+
 t.test('a container that ends before its start, or during it', async (t) => {
   await using world = containersWorld(t.testdir())
   const early = await world.create('early')
   world.exit(early.init.state.pid, 3)
   t.equal((await early.init.stopped).status, 3)
+  t.equal(early.init.state.kind, 'stopped')
   await t.rejects(world.containers.start(early), { code: 'FAILED_PRECONDITION' })
   t.notOk(world.steps.includes('start early'))
 
@@ -242,6 +259,34 @@ t.test('an exec that cannot run has ended with its output, and is told to nobody
   t.match(await world.containers.deleteExec(container, 'e'), { pid: 0, exit: { status: 255 } })
 })
 
+t.test('where no terminal comes of a runtime that was to send one, the create is undone, and the exec killed', async (t) => {
+  const dir = t.testdir()
+  const consoles = { open: 0 }
+  const terminals: Terminals = {
+    listenConsole: async () => {
+      consoles.open++
+      return { receive: async () => Promise.reject(new Error('nothing came')), [Symbol.asyncDispose]: async () => void consoles.open-- }
+    },
+    resize: () => {},
+  }
+  await using world = containersWorld(dir, { terminals })
+  const stdio = { ...noStdio, terminal: true }
+  await t.rejects(world.create('d', stdio), { code: 'INTERNAL', message: /sent no terminal/ })
+  t.strictSame(world.steps, ['prepare d', 'create d', 'delete d', 'release d'])
+
+  const container = await world.run('c')
+  await addExec(world, 'c', 'e', stdio)
+  const child = spawn('sleep', ['1000'])
+  t.teardown(() => child.kill('SIGKILL'))
+  world.pid = child.pid
+  await t.rejects(world.containers.startExec(container, 'e'), { code: 'INTERNAL', message: /sent no terminal/ })
+  t.strictSame(await once(child, 'exit'), [null, 'SIGKILL'])
+  world.exit(child.pid ?? 0, 137)
+  await container.execs.get('e')?.process.stopped
+  await world.containers.deleteExec(container, 'e')
+  t.equal(consoles.open, 0)
+})
+
 t.test('execs that were never started end with their container, and none starts in one that has ended', async (t) => {
   await using world = containersWorld(t.testdir())
   const container = await world.run('c')
@@ -309,7 +354,8 @@ t.test('a signal to one process, and to all of a container', async (t) => {
   t.teardown(() => next.kill('SIGKILL'))
   world.pid = next.pid
   const all = await world.run('all')
-  writeFileSync(`${world.cgroup('all')}/cgroup.procs`, [next, other].map((child) => `${child?.pid}\n`).join(''))
+  // The first has ended since.
+  writeFileSync(`${world.cgroup('all')}/cgroup.procs`, [init, next, other].map((child) => `${child?.pid}\n`).join(''))
   await containers.kill(all, '', 10, true)
   t.strictSame((await Promise.all([next, other].map((child) => once(child ?? t, 'exit')))).flat(), [null, 'SIGUSR1', null, 'SIGUSR1'])
   t.notOk(world.killed('all'))

@@ -55,6 +55,7 @@ t.test('an exec whose container ends while its terminal is made is refused, and 
   const { container, context, consoles } = world
   const adding = addExec(context, container, { id: 'e', stdio: { ...nothing, terminal: true }, spec })
   await world.asked
+  await t.rejects(addExec(context, container, { id: 'e', stdio: nothing, spec }), { code: 'ALREADY_EXISTS' }, 'its id is taken from the start')
   const exit = { status: 3, atNanos: 5n }
   container.init.end(exit)
   endExecs(container, exit)

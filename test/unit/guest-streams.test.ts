@@ -215,6 +215,26 @@ t.test('a reader that makes no progress is not waited for beyond the limit', asy
   t.pass()
 })
 
+t.test('a reader that is slow, and makes progress, is waited for', async (t) => {
+  let nowMs = 1000
+  const clock = mock.method(performance, 'now', () => nowMs)
+  t.teardown(() => clock.mock.restore())
+  const source = new PassThrough()
+  const output = new Output(source, policy)
+  const { reader } = attach(output)
+  source.end('a long text')
+  output.processExited()
+  for (let byte = 0; byte < 5; byte++) {
+    nowMs += policy.stalledMs - 1
+    reader.grant(1)
+    t.equal((await reader.next())?.length, 1)
+    await new Promise((wake) => setTimeout(wake, 20))
+    t.equal(await settled(output.delivered), false)
+  }
+  nowMs += policy.stalledMs
+  await output.delivered
+})
+
 t.test('what a reader whose end was not heard may not have is kept for the next, however late it comes', async (t) => {
   const source = new PassThrough()
   const output = new Output(source, { ...policy, settledMs: 0 })
