@@ -120,6 +120,7 @@ t.test('specs of the wrong shape name the field', async (t) => {
   refused({ linux: { namespaces: ['pid'] } }, /linux\.namespaces\[\]\.type/)
   refused({ root: { path: 5 } }, /root\.path to be of type string/)
   refused({ process: 'x' }, /process to be of type object/)
+  refused({ process: { args: ['a', 1] } }, /process\.args\[\] to be of type string/)
   t.throws(() => parseSpec(Buffer.from('{'), 'spec'), { code: 'INVALID_ARGUMENT' })
   t.throws(() => parseProcess(Buffer.from('{"args":[]}'), 'exec'), { code: 'INVALID_ARGUMENT', message: /args/ })
   t.throws(() => parseProcess(Buffer.from('{"args":[1]}'), 'exec'), { code: 'INVALID_ARGUMENT', message: /args/ })
