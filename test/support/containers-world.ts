@@ -13,9 +13,13 @@ import { StreamRegistry } from '#guest/streams/registry.ts'
 import { silentLog } from '#shared/log.ts'
 import type { Terminals } from '#shared/os/contract.ts'
 import { createFakeOs } from '#shared/os/fake.ts'
+import { createNativeOs } from '#shared/os/native.ts'
 
 /** The first pid that is handed out: above what Linux ever gives (PID_MAX_LIMIT), so that no signal finds anybody. */
 const PID_FIRST = 2 ** 22 + 1
+
+/** Real pipes: the fake's are made by a program each. */
+const { descriptors } = createNativeOs()
 
 export const noStdio: Stdio = { stdin: '', stdout: '', stderr: '', terminal: false }
 
@@ -82,7 +86,7 @@ export function containersWorld(dir: string, { storages = [], terminals, publish
     },
     storages: new Storages(os.mounts, dir),
     podPid: new PodPidNamespace(['false'], exits, bootTimeNanos),
-    io: { os: { ...os, terminals: terminals ?? os.terminals }, streams, consoleDir: dir },
+    io: { os: { ...os, descriptors, terminals: terminals ?? os.terminals }, streams, consoleDir: dir },
     initPolicy: { output: initOutput, input: initInput },
     execPolicy: { output: execOutput, input: execInput },
     log: silentLog,
