@@ -31,7 +31,7 @@ export async function recover(sandboxes: Sandboxes, services: SandboxServices, p
       continue
     }
     known.add(id).add(record.vm ?? id)
-    found.push(record.bootId === services.bootId ? record : await afterReboot(record, services))
+    found.push(record.bootId === services.bootId ? record : afterReboot(record, services))
   }
   await clearStrays(known, unreadable, services)
   const queue = found.filter(({ state }) => state !== 'warm').map((record) => sandboxes.found(record))
@@ -57,13 +57,15 @@ function readRecord(id: string, text: string, services: SandboxServices): Sandbo
   }
 }
 
-/** Processes, mounts, links and cgroups ended with the machine; pids and names may be somebody else's by now. */
-async function afterReboot(record: SandboxRecord, services: SandboxServices): Promise<SandboxRecord> {
-  const { dir } = paths(services.sandboxesDir, record)
-  await removeTree(dir)
-  if (record.state === 'warm') return { ...record, bootId: services.bootId, owned: [] }
+/**
+ * Processes, mounts, links and cgroups ended with the machine; pids and names may be somebody else's by now. The directory
+ * is given back as it is at any other end: one that resists stays on record.
+ */
+function afterReboot(record: SandboxRecord, { sandboxesDir, bootId }: SandboxServices): SandboxRecord {
+  const owned = [{ kind: 'directory', path: paths(sandboxesDir, record).dir } as const]
+  if (record.state === 'warm') return { ...record, bootId, owned }
   const exit = { status: 137, atMs: Date.now(), reason: 'the machine was restarted' }
-  return { ...record, bootId: services.bootId, state: 'stopped', exit: record.exit ?? exit, owned: [], containers: [] }
+  return { ...record, bootId, state: 'stopped', exit: record.exit ?? exit, owned, containers: [] }
 }
 
 /**
