@@ -16,9 +16,18 @@ import { undo } from '#host/sandbox/undo.ts'
 import { RuntimeError } from '#shared/errors.ts'
 import { sandboxRecord } from '#test/support/record.ts'
 
+/** As host/sandbox/containers.ts has them. */
+const [PREPARES_MAX, CONTAINERS_MAX] = [64, 512]
+
 const prepared: PreparedContainer = { spec: Buffer.from('{}'), storages: [], pidNamespace: { kind: 'private' } }
 
-async function containersOf(t: Test, { record = sandboxRecord(), publish = async () => {} }: { record?: SandboxRecord; publish?: Containerd['publish'] } = {}) {
+interface Parts {
+  readonly record?: SandboxRecord
+  readonly publish?: Containerd['publish']
+  readonly release?: (id: string) => Promise<void>
+}
+
+async function containersOf(t: Test, { record = sandboxRecord(), publish = async () => {}, release = async () => {} }: Parts = {}) {
   const store = await DirectoryStore.open(t.testdir())
   const ledger = new Ledger(record, store, undo)
   const view = { id: 's', podUid: 'u', namespace: 'k8s.io', sharedDir: '/s', guestSharedDir: '/s', guestRootsDir: '/s', hugepagesMiB: 0, ownership: ledger }
@@ -29,7 +38,7 @@ async function containersOf(t: Test, { record = sandboxRecord(), publish = async
         signal.addEventListener('abort', () => reject(signal.reason))
         asked.push({ answer: () => resolve(prepared) })
       }),
-    release: async () => {},
+    release: (_: unknown, id: string) => release(id),
   }
   const containerd = {
     container: () => Promise.reject(new RuntimeError('NOT_FOUND', 'none')),
@@ -89,6 +98,39 @@ t.test('asked again and again, a container is prepared as often as its turn come
   gone.abort(new RuntimeError('UNAVAILABLE', 'the connection is over'))
   await t.rejects(given, { code: 'UNAVAILABLE' })
   t.equal(asked.length, 3)
+})
+
+t.test('as many are prepared at once as may be, and as many held; there is room when one is through', async (t) => {
+  const { containers, asked } = await containersOf(t)
+  const { signal } = new AbortController()
+  const preparing = Array.from({ length: PREPARES_MAX }, (_, index) => containers.prepare(`c${index}`, signal))
+  await t.rejects(containers.prepare('beyond', signal), { code: 'RESOURCE_EXHAUSTED', message: /prepares 64 more; the limits are 512 and 64/ })
+  t.equal(asked.length, PREPARES_MAX)
+  for (const { answer } of asked) answer()
+  await Promise.all(preparing)
+
+  const ids = Array.from({ length: CONTAINERS_MAX }, (_, index) => `c${index}`)
+  const full = await containersOf(t, { record: sandboxRecord({ containers: ids }) })
+  await t.rejects(full.containers.prepare('beyond', signal), { code: 'RESOURCE_EXHAUSTED', message: /has 512 containers/ })
+  t.same(full.asked, [])
+  await full.containers.release('c0')
+  const beyond = full.containers.prepare('beyond', signal)
+  full.asked[0]?.answer()
+  t.strictSame(await beyond, prepared)
+})
+
+t.test('a container whose prepare fails meanwhile is released all the same', async (t) => {
+  const released: string[] = []
+  const { containers } = await containersOf(t, { release: async (id) => void released.push(id) })
+  const gone = new AbortController()
+  const preparing = containers.prepare('c', gone.signal)
+  const releasing = containers.release('c')
+  await turn()
+  t.same(released, [], 'it waits for the prepare')
+  gone.abort(new RuntimeError('UNAVAILABLE', 'the connection is over'))
+  await t.rejects(preparing, { code: 'UNAVAILABLE' })
+  await releasing
+  t.same(released, ['c'])
 })
 
 t.test('who asks again over its next link is not told of the first one’s end', async (t) => {

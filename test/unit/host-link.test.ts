@@ -40,7 +40,7 @@ async function listening(t: Test, onHello = () => {}) {
       const protocolVersion = negotiate(hello.protocolVersion)
       heard.hellos.push(hello)
       onHello()
-      const guest = { hostname: 'h', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0 }
+      const guest = { hostname: 'h', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 4096, hugepagesMiB: 2 }
       return { protocolVersion, sandboxId: 's', guest, network: { links: [], routes: [], neighbours: [] }, cards: [], storages: [], logLevel: 'info' }
     },
     ready() {},
@@ -59,7 +59,7 @@ async function listening(t: Test, onHello = () => {}) {
     await link[Symbol.asyncDispose]()
     await rm(dir, { recursive: true })
   })
-  return { path, heard }
+  return { path, heard, link }
 }
 
 async function dial(path: string): Promise<Socket> {
@@ -139,6 +139,26 @@ t.test('Hello comes first, of a version that is spoken', async (t) => {
   for (const again of [host.Hello(hello), host.Hello(hello)]) await t.rejects(again, { code: 'FAILED_PRECONDITION', message: 'a connection has one Hello' })
   t.equal(heard.hellos.length, 1)
   client.close()
+})
+
+t.test('sizes and the time are told in the units of the wire', async (t) => {
+  const { path } = await listening(t)
+  const { host, client } = await linked(path)
+  const beforeMs = nowMs()
+  const { realtimeNanos, shmBytes, hugepageBytes } = await host.Hello(hello)
+  t.same([shmBytes, hugepageBytes], ['4096', String(2 * 1024 * 1024)])
+  const realtimeMs = Number(BigInt(realtimeNanos) / 1_000_000n)
+  t.ok(realtimeMs >= Math.floor(beforeMs) && realtimeMs <= nowMs(), `${realtimeNanos} ns`)
+  client.close()
+})
+
+t.test('a guest that stays linked holds up nobody’s end', async (t) => {
+  const { path, link } = await listening(t)
+  const { host, client } = await linked(path)
+  await host.Hello(hello)
+  await link[Symbol.asyncDispose]()
+  await client.closed
+  await t.rejects(dial(path))
 })
 
 t.test('what a guest claims is bounded', async (t) => {
@@ -319,6 +339,9 @@ t.test('its log passes at a rate that leaves room for others', async (t) => {
   t.match(records[1], { level: 'info', fields: { guest: true } })
   t.equal(records[1]?.message.length, 2048)
   t.match(records.at(-1), { level: 'warn', message: /suppressed/, fields: { suppressed: Number } })
+  const once = () => log.write([{ ...line, level: 'error', message: 'later' }], '0')
+  await poll(10_000, async () => (once(), records.find(({ message }) => message === 'later')))
+  t.ok(records.some(({ message }) => message === 'later'), 'and goes on with time')
   const soFar = records.length
   for (let call = 0; call < 20_000; call++) log.write([], '7')
   t.ok(records.length - soFar < 1200, `${records.length - soFar} lines of 20000 confessions`)

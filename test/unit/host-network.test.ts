@@ -68,7 +68,11 @@ t.test('a veth: its tap, and all it has', async (t) => {
 t.test('loopback alone, and what the kernel put there, is no network', async (t) => {
   const fallback = { ifname: 'tunl0', flags: ['NOARP'], mtu: 1480, link_type: '[768]', address: '0.0.0.0', linkinfo: { info_kind: 'ipip' } }
   t.strictSame(plan({ links: [loopback, fallback] }), { taps: [], guest: { links: [], routes: [], neighbours: [] } })
-  t.throws(() => plan({ links: [{ ...fallback, flags: ['UP'] }] }), { message: /tunl0 of the pod is of kind ipip/ })
+  const idle = { ...veth, flags: ['BROADCAST'], addr_info: [] }
+  t.match(plan({ links: [idle] }), { taps: [{ uplink: 'eth0' }], guest: { links: [{ name: 'eth0', down: true }] } }, 'what somebody made is carried, idle or not')
+  t.throws(() => plan({ links: [{ ...idle, linkinfo: {} }] }), { message: /eth0 of the pod is a physical device/ })
+  for (const used of [{ flags: ['UP'] }, { addr_info: veth.addr_info }])
+    t.throws(() => plan({ links: [{ ...fallback, ...used }] }), { message: /tunl0 of the pod is of kind ipip/ })
 })
 
 t.test('several links, equal MACs, a name that is taken, several processors', async (t) => {

@@ -22,6 +22,8 @@ t.test('sizes', async (t) => {
   t.same(size({ resources: limits(1, 16 * 1024 * 1024) }), [1, 256], 'never less than a guest boots with')
   t.same(size({ resources: limits(64, 1024 * GIB) }), [8, 16_384], 'never more than the machine has')
   t.same(size({ resources: { ...none, cpuQuotaMicros: -1, cpuPeriodMicros: 100_000 } }), [1, 512], 'a quota of -1 is no limit')
+  for (const [resources, vcpus] of [[none, 2], [{ ...none, cpuQuotaMicros: -1, cpuPeriodMicros: 100_000 }, 2], [limits(1, GIB), 1]] as const)
+    t.equal(planPod(request({ resources }), { ...sizing, vcpus: 2 }, '/kuasar').vcpus, vcpus, 'the default, where no limit is')
   t.same(size({ annotations: { 'io.kuasar.vcpus': '4', 'io.kuasar.memory-mib': '2048' }, resources: limits(1, GIB) }), [4, 2048], 'annotations win')
   t.same(size(pages('2MB', 64)), [1, 512 + 64], 'huge pages are counted apart')
   t.same(size({ ...pages('2MB', 3), resources: limits(1, GIB) }), [1, 1024 + 160 + 4], 'whole pages')

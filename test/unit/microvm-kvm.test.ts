@@ -42,5 +42,7 @@ t.test('a device that comes later is used, and one that was there is not asked f
   t.match(await accelerators.choose('auto'), { accelerator: 'tcg' })
   await t.rejects(accelerators.choose('kvm'), { code: 'FAILED_PRECONDITION' })
   for (const setting of ['auto', 'kvm', 'auto'] as const) t.match(await accelerators.choose(setting), { accelerator: 'kvm' })
+  looks.push(facts('svm'))
+  t.match(await accelerators.choose('tcg'), { accelerator: 'tcg' }, 'who asks for emulation beside it has that')
   t.match(await new Accelerators(async () => facts('svm')).choose('tcg'), { accelerator: 'tcg' })
 })

@@ -64,6 +64,15 @@ t.test('negotiates, asks, hears why the VM ends', async (t) => {
   control.close()
 })
 
+t.test('the first that is said of a VM’s end is why it ended', async (t) => {
+  const { path, connected } = await peer(t, wellBehaved)
+  const control = await connectQmp(path, forever)
+  ;(await connected).end('{"event": "GUEST_PANICKED", "data": {}}\r\n{"event": "SHUTDOWN", "data": {"reason": "guest-reset"}}\r\n{"event": "STOP"}\r\n')
+  await t.rejects(untilEnded(control), { message: /the connection ended/ })
+  t.match(control.ending(), /kernel panicked/)
+  control.close()
+})
+
 t.test('a VM that was paused has ended, unless something else was said before', async (t) => {
   for (const [before, reason] of [['', /its VM was paused/], ['{"event": "GUEST_PANICKED", "data": {"action": "pause"}}\r\n', /kernel panicked/]] as const) {
     const { path, connected } = await peer(t, wellBehaved)
