@@ -28,11 +28,11 @@ export class MemoryStore implements RecordStore {
   readonly records = new Map<string, string>()
   readonly #written: string[] = []
   readonly quarantined: string[] = []
-  /** Set to have no room for a record */
-  full = false
+  /** Set to have no room for a record, or for such a one */
+  full: boolean | ((record: SandboxRecord) => boolean) = false
 
   async write(id: string, text: string): Promise<void> {
-    if (this.full) throw new Error('no room')
+    if (typeof this.full === 'boolean' ? this.full : this.full(parseRecord(text, id))) throw new Error('no room')
     this.records.set(id, text)
     this.#written.push(text)
   }

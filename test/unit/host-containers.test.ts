@@ -31,12 +31,12 @@ async function containersOf(t: Test, { record = sandboxRecord(), publish = async
   const store = await DirectoryStore.open(t.testdir())
   const ledger = new Ledger(record, store, undo)
   const view = { id: 's', podUid: 'u', namespace: 'k8s.io', sharedDir: '/s', guestSharedDir: '/s', guestRootsDir: '/s', hugepagesMiB: 0, ownership: ledger }
-  const asked: { readonly answer: () => void }[] = []
+  const asked: { readonly answer: () => void; readonly refuse: (error: Error) => void }[] = []
   const preparer = {
     prepare: (_: unknown, __: string, signal: AbortSignal) =>
       new Promise<PreparedContainer>((resolve, reject) => {
         signal.addEventListener('abort', () => reject(signal.reason))
-        asked.push({ answer: () => resolve(prepared) })
+        asked.push({ answer: () => resolve(prepared), refuse: reject })
       }),
     release: (_: unknown, id: string) => release(id),
   }
@@ -71,6 +71,16 @@ t.test('asked twice at once, it is done once', async (t) => {
   t.strictSame(await Promise.all(both), [prepared, prepared])
   t.equal(asked.length, 1)
   t.strictSame(containers.ids, ['c'])
+})
+
+t.test('what fails is told to all who asked meanwhile, and not tried again for them', async (t) => {
+  const { containers, asked } = await containersOf(t)
+  const { signal } = new AbortController()
+  const both = Promise.allSettled([containers.prepare('c', signal), containers.prepare('c', signal)])
+  asked[0]?.refuse(new RuntimeError('UNIMPLEMENTED', 'a socket'))
+  for (const outcome of await both) t.match(outcome, { status: 'rejected', reason: { code: 'UNIMPLEMENTED' } })
+  t.equal(asked.length, 1)
+  t.strictSame(containers.ids, [])
 })
 
 t.test('asked again and again, a container is prepared as often as its turn comes, and each other at once', async (t) => {
@@ -146,12 +156,15 @@ t.test('who asks again over its next link is not told of the first one’s end',
   t.strictSame(containers.ids, ['c'])
 })
 
-t.test('a sandbox that ends tells both', async (t) => {
-  const { containers } = await containersOf(t)
+t.test('a sandbox that ends tells both, and prepares no other', async (t) => {
+  const { containers, asked } = await containersOf(t)
   const { signal } = new AbortController()
   const both = Promise.allSettled([containers.prepare('c', signal), containers.prepare('c', signal)])
   await containers.close()
   for (const outcome of await both) t.match(outcome, { status: 'rejected', reason: { code: 'CANCELLED' } })
+  const late = containers.prepare('d', signal)
+  t.equal(asked.length, 1)
+  await t.rejects(late, { code: 'CANCELLED' })
 })
 
 t.test('a guest that says when crun ran is heard once for each Prepare, and not of a time before it', async (t) => {

@@ -41,6 +41,7 @@ t.test('what fails half way is undone, and the error passes on', async (t) => {
   const failing = ledger.acquireAll(
     paths.map((path) => ({ kind: 'directory', path })),
     async () => {
+      t.same((await onDisk()).owned, paths.map((path) => ({ kind: 'directory', path })), 'both were intended')
       for (const path of paths) await mkdir(path)
       throw new Error('no more')
     },

@@ -9,6 +9,8 @@ import type { SandboxRecord } from '#host/sandbox/record.ts'
 import { recover } from '#host/sandbox/recover.ts'
 import type { SandboxServices } from '#host/sandbox/services.ts'
 import { undo } from '#host/sandbox/undo.ts'
+import { WarmPool } from '#host/sandbox/warm-pool.ts'
+import { poll } from '#test/node/poll.ts'
 import { sandboxRecord } from '#test/support/record.ts'
 import { sandboxesOf } from '#test/support/sandboxes.ts'
 
@@ -123,6 +125,45 @@ t.test('a record that cannot be written keeps no sandbox from ending', async (t)
     await sandbox.shutdown()
     t.equal(sandbox.state.kind, 'gone')
   }
+})
+
+/** One warm VM waits. */
+async function warm(t: Test) {
+  const pool = new WarmPool({ wanted: new Map([['fake', 1]]), size: { vcpus: 1, memoryMiB: 512 }, cgroupParent: '/kuasar-test' })
+  const world = await opened(t, { warm: pool })
+  pool.begin(world.services, [])
+  t.teardown(() => pool.close())
+  const vm = await poll(10_000, async () => pool.all.find(({ state }) => state === 'warm')?.record.id)
+  // What it leaves when it is taken is not filled up while somebody starts.
+  return { ...world, pool, vm: vm ?? '', starting: pool.starting() }
+}
+
+t.test('a start on a warm VM: all it owns is the sandbox’s, under the name of the VM', async (t) => {
+  const { store, sandboxes, create, sandboxesDir, vm } = await warm(t)
+  const sandbox = await create('a')
+  const { running } = await sandbox.start(forever)
+  t.match(store.read('a'), { state: 'ready', vm, taskAddress: `ttrpc+unix://${sandboxesDir}/${vm}/task.sock`, owned: [{ kind: 'directory', path: join(sandboxesDir, vm) }] })
+  t.same([...store.records.keys()], ['a'], 'the VM has no record any more')
+  t.same(await readdir(sandboxesDir), [vm])
+  const waiting = sandbox.wait(forever)
+  await running.kill()
+  t.match(await waiting, { status: 137 })
+  await sandbox.shutdown()
+  t.same([...store.records.keys(), ...(await readdir(sandboxesDir)), ...sandboxes.all], [])
+})
+
+t.test('a warm VM that cannot be taken over is ended, and the sandbox starts cold', async (t) => {
+  const { store, create, sandboxesDir, vm, pool } = await warm(t)
+  const sandbox = await create('a')
+  let refused = 0
+  store.full = (record) => record.vm === vm && refused++ === 0
+  await sandbox.start(forever)
+  t.ok(refused > 0)
+  t.match(store.read('a'), { state: 'ready', vm: undefined, owned: [{ kind: 'directory', path: join(sandboxesDir, 'a') }] })
+  t.same([...store.records.keys()], ['a'])
+  t.same([...(await readdir(sandboxesDir)), ...pool.all], ['a'])
+  await sandbox.shutdown()
+  t.same([...store.records.keys(), ...(await readdir(sandboxesDir))], [])
 })
 
 /** A sandboxer that finds these records, and a directory of each; those named in `missing` have none. */

@@ -338,6 +338,7 @@ t.test('its log passes at a rate that leaves room for others', async (t) => {
   t.match(records[0], { level: 'warn', fields: { guest: true, dropped: '3' } })
   t.match(records[1], { level: 'info', fields: { guest: true } })
   t.equal(records[1]?.message.length, 2048)
+  t.match(records[1]?.fields['guestFields'], /^\{"a":"f+…$/, 'fields that are too long are cut, and text')
   t.match(records.at(-1), { level: 'warn', message: /suppressed/, fields: { suppressed: Number } })
   const once = () => log.write([{ ...line, level: 'error', message: 'later' }], '0')
   await poll(10_000, async () => (once(), records.find(({ message }) => message === 'later')))
@@ -346,4 +347,12 @@ t.test('its log passes at a rate that leaves room for others', async (t) => {
   for (let call = 0; call < 20_000; call++) log.write([], '7')
   t.ok(records.length - soFar < 1200, `${records.length - soFar} lines of 20000 confessions`)
   log.write([{ ...line, level: 'error', fields: '{"k":1}', message: 'x' }, { ...line, fields: 'not json' }], '0')
+})
+
+t.test('what a guest logs beside a message is kept apart from our own', async (t) => {
+  const records: LogRecord[] = []
+  const log = new GuestLog(createLog((record) => records.push(record), () => 'trace'))
+  for (const fields of ['{"sandbox":"other","n":1}', 'no JSON', '']) log.write([{ realtimeNanos: '1000000', level: 'error', message: 'm', fields }], '0')
+  t.strictSame(records.map(({ level, fields }) => [level, fields['guestFields']]), [['error', { sandbox: 'other', n: 1 }], ['error', 'no JSON'], ['error', undefined]])
+  t.match(records[0]?.fields, { guest: true, guestTime: '1970-01-01T00:00:00.001Z', sandbox: undefined })
 })
