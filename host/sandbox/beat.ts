@@ -4,7 +4,9 @@
  * looks wrong.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { abortable } from '#shared/abortable.ts'
 import { explain } from '#shared/errors.ts'
+import { Gate } from '#shared/gate.ts'
 import type { Containerd } from '../containerd/contract.ts'
 import { clockStep } from './clock.ts'
 import { proveAlive } from './liveness.ts'
@@ -22,6 +24,10 @@ const RETURN_MS = 1_000
  * for up to 100 s on each that is frozen, so what is frozen must be gone by then.
  */
 const AWAY_MS = 2_000
+/** What a guest gets to answer before the next is asked beside it, in ms. */
+const TURN_MS = 500
+/** Networks looked at together: each look is a process. */
+const LOOKS_MAX = 16
 
 /** Resolves when `signal` is aborted. `presence` yields whenever containerd has come or gone. */
 export async function beat(
@@ -70,10 +76,11 @@ async function reconcile(sandboxes: Sandboxes, containerd: Containerd, { namespa
   }
 }
 
-/** A guest that is busy may take long, and no other waits for it; one that is frozen is ended. */
+/** A guest that is busy may take long, and no other waits for it longer than its turn; one that is frozen is ended. */
 class Hearts {
   readonly #services: SandboxServices
   readonly #awaited = new Set<string>()
+  readonly #looks = new Gate(LOOKS_MAX)
 
   constructor(services: SandboxServices) {
     this.#services = services
@@ -84,13 +91,15 @@ class Hearts {
     const due = sandboxes.filter(({ id }) => !this.#awaited.has(id))
     for (const { id } of due) this.#awaited.add(id)
     void inParallel(due, async (sandbox) => {
-      await heart(sandbox, this.#services).catch((error: unknown) => this.#services.log.error('heartbeat failed', { sandbox: sandbox.id, error }))
-      this.#awaited.delete(sandbox.id)
+      const heard = heart(sandbox, this.#services, this.#looks)
+        .catch((error: unknown) => this.#services.log.error('heartbeat failed', { sandbox: sandbox.id, error }))
+        .finally(() => this.#awaited.delete(sandbox.id))
+      await abortable(heard, AbortSignal.timeout(TURN_MS)).catch(() => {})
     })
   }
 }
 
-async function heart(sandbox: Sandbox, { limits, log }: SandboxServices): Promise<void> {
+async function heart(sandbox: Sandbox, { limits, log }: SandboxServices, looks: Gate): Promise<void> {
   if (sandbox.state.kind !== 'ready') return
   const { agent, running } = sandbox.state.running
   const proof = await proveAlive(
@@ -103,7 +112,7 @@ async function heart(sandbox: Sandbox, { limits, log }: SandboxServices): Promis
     running.vmmPid,
     { quietMs: QUIET_MS, busyMs: limits.busyMs },
   )
-  if (proof.kind === 'alive') return sandbox.lookAtNetwork()
+  if (proof.kind === 'alive') return looks.run(() => sandbox.lookAtNetwork())
   const reason = proof.kind === 'dead' ? proof.reason : `the guest works but has not answered for ${limits.busyMs} ms`
   await sandbox.kill(reason)
 }

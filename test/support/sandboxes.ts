@@ -20,7 +20,7 @@ import { loadServices } from '#shared/rpc/services.ts'
 import type { Test } from 'tap'
 import { podRequest, sizing } from './pod-request.ts'
 
-const rpc = loadServices(loadProtos())
+export const rpc = loadServices(loadProtos())
 const os = createNativeOs()
 const cgroupParent = '/kuasar-test'
 
@@ -62,7 +62,7 @@ export class MemoryStore implements RecordStore {
   }
 }
 
-/** `changes`: what a test has otherwise. */
+/** containerd is away. `changes`: what a test has otherwise. */
 export function sandboxesOf(t: Test, changes: Partial<SandboxServices> = {}) {
   const store = new MemoryStore()
   const containerd = createContainerd({ socketPath: '/nowhere', namespace: 'k8s.io', rpc })
@@ -91,5 +91,5 @@ export function sandboxesOf(t: Test, changes: Partial<SandboxServices> = {}) {
   const sandboxes = new Sandboxes(services)
   const create = (sandboxId: string, annotations: Readonly<Record<string, string>> = {}) =>
     sandboxes.create(parseId(sandboxId), podRequest({ sandboxId, annotations }), { sandboxer: 'fake', namespace: 'k8s.io', sizing, cgroupParent })
-  return { store, fake, services, sandboxes, create }
+  return { store, fake, services, containerd, sandboxes, create }
 }

@@ -1,6 +1,10 @@
-/** The sandboxes of a node together: how many there may be. Records are kept in memory here; nothing is started. */
+/** The sandboxes of a node together: how many there may be, and that none waits for another. */
+import { mkdtemp, rm } from 'node:fs/promises'
 import t from 'tap'
-import { sandboxesOf } from '#test/support/sandboxes.ts'
+import { AgentLink } from '#host/link/agent.ts'
+import { beat } from '#host/sandbox/beat.ts'
+import { poll } from '#test/node/poll.ts'
+import { rpc, sandboxesOf } from '#test/support/sandboxes.ts'
 
 /** As SPECIFICATION.md has it. */
 const SANDBOXES_MAX = 4096
@@ -19,4 +23,37 @@ t.test('so many sandboxes, and one more once one has gone', async (t) => {
   await sandboxes.get('s0').shutdown()
   t.match(await create('beyond'), { id: 'beyond' })
   await t.rejects(create('s0'), beyond)
+})
+
+t.test('guests that do not answer their heartbeat hold up nobody else’s, however many they are', async (t) => {
+  const sandboxesDir = await mkdtemp('/tmp/beat-')
+  t.teardown(() => rm(sandboxesDir, { recursive: true }))
+  const silent = 20
+  const { promise: freed, resolve: free } = Promise.withResolvers<void>()
+  const heard: number[] = []
+  let guests = 0
+  const { sandboxes, services, containerd, create } = sandboxesOf(t, {
+    sandboxesDir,
+    agent: (dial) => {
+      const guest = guests++
+      const late = async (port: number, signal: AbortSignal) => {
+        if (guest < silent) await freed
+        heard.push(guest)
+        return dial(port, signal)
+      }
+      return new AgentLink(late, rpc, 'test')
+    },
+  })
+  Object.assign(services.limits, { busyMs: 60_000 })
+  for (let index = 0; index <= silent; index++) await (await create(`s${index}`)).start(new AbortController().signal)
+  const over = new AbortController()
+  const beating = beat(sandboxes, services, (signal) => containerd.connections(signal), over.signal)
+  await poll(60_000, async () => (heard.length > 0 ? true : undefined))
+  t.same(heard, [silent], 'the one that answers was asked')
+  t.same(sandboxes.all.filter(({ state }) => state.kind !== 'ready').map(({ id }) => id), [], 'before any of the others was given up')
+  free()
+  await poll(10_000, async () => (heard.length > silent ? true : undefined))
+  over.abort()
+  await beating
+  for (const sandbox of sandboxes.all) await sandbox.shutdown()
 })
