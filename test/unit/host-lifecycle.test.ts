@@ -49,15 +49,39 @@ t.test('each step of a life is on record, the intent before anything is made of 
 
 t.test('a start that fails is ABORTED, for a deadline of ours is not the caller’s, and leaves nothing', async (t) => {
   const { store, sandboxes, create, sandboxesDir, services } = await opened(t)
-  Object.assign(services.limits, { startMs: 100 })
-  for (const [failure, step] of [['launch', 'launch'], ['hello', 'hello'], ['ready', 'ready'], ['exit', 'ready']] as const) {
-    const sandbox = await create(failure, failing(failure))
-    const waiting = sandbox.wait(forever)
-    await t.rejects(sandbox.start(forever), { code: 'ABORTED', message: new RegExp(`start failed at step ${step}: `) }, failure)
-    t.match(await waiting, { status: 137, reason: new RegExp(`step ${step}`) })
-    t.equal(sandboxes.find(failure), undefined)
-    t.same([...store.records.keys(), ...(await readdir(sandboxesDir))], [])
-  }
+  Object.assign(services.limits, { startMs: 1_000 })
+  const cases = [['launch', 'launch'], ['hello', 'hello'], ['ready', 'ready'], ['exit', 'ready']] as const
+  // Beside each other, for two of them wait until their time is up.
+  await Promise.all(
+    cases.map(async ([failure, step]) => {
+      const sandbox = await create(failure, failing(failure))
+      const waiting = sandbox.wait(forever)
+      await t.rejects(sandbox.start(forever), { code: 'ABORTED', message: new RegExp(`start failed at step ${step}: `) }, failure)
+      t.match(await waiting, { status: 137, reason: new RegExp(`step ${step}`) })
+      t.equal(sandboxes.find(failure), undefined)
+    }),
+  )
+  t.same([...store.records.keys(), ...(await readdir(sandboxesDir))], [])
+})
+
+t.test('a guest that promises to power off, and does not, is killed when its time is up', async (t) => {
+  let kills = 0
+  const world = await opened(t, {
+    backend: () => ({
+      ...world.fake,
+      async launch(plan, context) {
+        const running = await world.fake.launch(plan, context)
+        return { ...running, exited: new Promise(() => {}), kill: () => (kills++, running.kill()) }
+      },
+    }),
+  })
+  Object.assign(world.services.limits, { stopGraceMs: 10, stopMs: 40 })
+  const sandbox = await world.create('a')
+  await sandbox.start(forever)
+  await sandbox.stop()
+  t.equal(kills, 1)
+  t.match(await sandbox.wait(forever), { status: 0 })
+  await sandbox.shutdown()
 })
 
 t.test('forwards end with their guest, however that ends', async (t) => {
@@ -66,8 +90,7 @@ t.test('forwards end with their guest, however that ends', async (t) => {
     backend: () => ({ ...world.fake, capabilities: { ...world.fake.capabilities, portForward: true } }),
     forwards: { open: async () => (open++, { [Symbol.dispose]: () => void open-- }) },
   })
-  Object.assign(world.services.limits, { startMs: 100 })
-  const failed = await world.create('failed', failing('hello'))
+  const failed = await world.create('failed', failing('exit'))
   await t.rejects(failed.start(forever))
   t.equal(open, 0, 'it did not start')
   for (const [id, end] of [['stopped', 'stop'], ['killed', 'kill'], ['died', 'die']] as const) {
@@ -143,6 +166,7 @@ t.test('a start on a warm VM: all it owns is the sandbox’s, under the name of 
   const sandbox = await create('a')
   const { running } = await sandbox.start(forever)
   t.match(store.read('a'), { state: 'ready', vm, taskAddress: `ttrpc+unix://${sandboxesDir}/${vm}/task.sock`, owned: [{ kind: 'directory', path: join(sandboxesDir, vm) }] })
+  t.ok(sandbox.trace.spans.some(({ name }) => name === 'ready'), 'its guest has said Ready')
   t.same([...store.records.keys()], ['a'], 'the VM has no record any more')
   t.same(await readdir(sandboxesDir), [vm])
   const waiting = sandbox.wait(forever)
