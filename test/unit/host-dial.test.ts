@@ -2,17 +2,18 @@ import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { dialHybrid } from '#host/link/dial.ts'
 import { hangUp } from '#host/link/hang-up.ts'
 
-async function serving(t: Test, onLine: (line: string, socket: Socket) => void): Promise<string> {
+async function serving(t: Test, onLine: (line: string, socket: Socket) => unknown): Promise<string> {
   const dir = await mkdtemp('/tmp/dial-')
   const sockets = new Set<Socket>()
   const server: Server = createServer((socket) => {
     sockets.add(socket)
     socket.on('error', () => {})
-    socket.once('data', (chunk) => onLine(chunk.toString(), socket))
+    socket.once('data', (chunk) => void onLine(chunk.toString(), socket))
   })
   const path = join(dir, 'v.sock')
   await new Promise<void>((resolve) => server.listen(path, resolve))
@@ -27,10 +28,12 @@ async function serving(t: Test, onLine: (line: string, socket: Socket) => void):
 const forever = new AbortController().signal
 
 t.test('asks in one line and hands on what follows the answer', async (t) => {
-  const path = await serving(t, (line, socket) => {
+  const path = await serving(t, async (line, socket) => {
     t.equal(line, 'CONNECT 1024\n')
     socket.write('O')
-    setImmediate(() => socket.write('K 1073741824\nhello'))
+    // Both ends are of this process, whose loop has read it after some turns.
+    for (let turn = 0; turn < 10; turn++) await nextTurn()
+    socket.write('K 1073741824\nhello')
   })
   const socket = await dialHybrid(path, 1024, forever)
   t.teardown(() => socket.destroy())

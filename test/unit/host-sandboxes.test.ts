@@ -25,6 +25,15 @@ t.test('so many sandboxes, and one more once one has gone', async (t) => {
   await t.rejects(create('s0'), beyond)
 })
 
+t.test('a state directory below which a socket’s address would be too long is refused by name', async (t) => {
+  // An address has 108 bytes: a directory's, "/s/", a name of 16 and a NUL.
+  const longest = `/${'d'.repeat(87)}`
+  t.match(await sandboxesOf(t, { sandboxesDir: longest }).create('s'), { id: 's' })
+  const { store, sandboxes, create } = sandboxesOf(t, { sandboxesDir: `${longest}d` })
+  await t.rejects(create('s'), { code: 'FAILED_PRECONDITION', message: /^sandboxer\.state_dir is too long: .* would exceed 108 bytes/ })
+  t.same([...sandboxes.all, ...store.records.keys()], [])
+})
+
 t.test('guests that do not answer their heartbeat hold up nobody else’s, however many they are', async (t) => {
   const sandboxesDir = await mkdtemp('/tmp/beat-')
   t.teardown(() => rm(sandboxesDir, { recursive: true }))

@@ -9,7 +9,7 @@ import { untilReady } from '#host/backends/microvm/readiness.ts'
 
 const forever = new AbortController().signal
 
-async function waiting(t: Test, script: string, signal = forever) {
+async function waiting(t: Test, script: string, signal = forever, task?: () => Promise<void>) {
   const dir = await mkdtemp('/tmp/microvm-listening-')
   const logFile = join(dir, 'helper.log')
   const socket = join(dir, 'helper.sock')
@@ -19,7 +19,7 @@ async function waiting(t: Test, script: string, signal = forever) {
     await process.kill()
     await rm(dir, { recursive: true })
   })
-  return { socket, ready: untilReady({ process, logFile, signal }, (ending) => untilListening(socket, 'self', ending)) }
+  return { socket, ready: untilReady({ process, logFile, signal }, task ?? ((ending) => untilListening(socket, 'self', ending))) }
 }
 
 t.test('resolves once the socket listens', async (t) => {
@@ -48,6 +48,11 @@ t.test('the death of the process explains what went wrong with it', async (t) =>
   const process = startProcess({ sandboxId: 'sb', name: 'helper', command, cgroupProcs: [], netnsPath: undefined, privileged: true, dir, logFile })
   const failing = untilReady({ process, logFile, signal: forever }, () => Promise.reject(new Error('read ECONNRESET')))
   await t.rejects(failing, { code: 'ABORTED', message: 'helper ended with code 1 before it was ready: bad option' })
+})
+
+t.test('of a process that lives on, what went wrong is told as it is', async (t) => {
+  const { ready } = await waiting(t, 'sleep 600', forever, () => Promise.reject(new Error('read ECONNRESET')))
+  await t.rejects(ready, { message: 'read ECONNRESET' })
 })
 
 t.test('ends with its signal', async (t) => {
