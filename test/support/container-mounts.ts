@@ -11,6 +11,7 @@ import t from 'tap'
 import type { Mounts } from '#shared/os/contract.ts'
 import { SPEC_BYTES_MAX } from '#host/container/oci.ts'
 import { VOLUMES_DIR } from '#host/sandbox/share.ts'
+import { removeTree } from '#host/sandbox/undo.ts'
 import { Lab, mountPoints, native, nothingLeft, volume } from './container-lab.ts'
 import { bind } from './container-spec.ts'
 
@@ -265,4 +266,17 @@ await t.test('the end of a sandbox takes all of it, and no volume', async (t) =>
   t.same(readdirSync(dirname(sandbox.view.sharedDir)), [])
   t.ok(existsSync(join(lab.base, 'data/f')))
   t.notOk(mountPoints().some((point) => point.startsWith(sandbox.dir)))
+})
+
+await t.test('a directory that goes is never removed through a mount below it, on record or not', async (t) => {
+  await using lab = new Lab()
+  const [stray, data] = [join(lab.base, 'stray'), join(lab.base, 'data')]
+  mkdirSync(join(stray, 'shared/v'), { recursive: true })
+  mkdirSync(data)
+  writeFileSync(join(data, 'file'), 'a user’s')
+  // As often as a crash between a mount and its record may leave it.
+  for (let times = 0; times < 2; times++) native.mount({ source: data, target: join(stray, 'shared/v'), type: '', options: ['bind'] })
+  await removeTree(stray)
+  t.notOk(existsSync(stray))
+  t.equal(readFileSync(join(data, 'file'), 'utf8'), 'a user’s')
 })
