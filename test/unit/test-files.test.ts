@@ -1,18 +1,12 @@
 /** What a run of tests says of its files: nothing that did not run may pass for what held. */
-import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
-import { execa } from 'execa'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import t from 'tap'
+import { checkout, tapProject } from '#test/support/tap-project.ts'
 import type { FileResult } from '../../tools/test-files.ts'
 
-const checkout = resolve(import.meta.dirname, '../..')
-
-/** Below the checkout, where tap is found, and a project of its own: a tap tidies up where it runs. */
-await mkdir(join(checkout, 'build'), { recursive: true })
-const work = await mkdtemp(join(checkout, 'build/test-files-'))
-t.teardown(() => rm(work, { recursive: true }))
-await writeFile(join(work, 'package.json'), '{ "type": "module" }')
-await copyFile(join(checkout, '.taprc'), join(work, '.taprc'))
+const project = await tapProject()
+t.teardown(() => project[Symbol.asyncDispose]())
 
 type Result = Pick<FileResult, 'file' | 'passed' | 'complaints'>
 
@@ -25,19 +19,12 @@ interface Run {
 
 /** Runs a directory of files, named after what is in them, by runFiles in a process without this tap's hooks. */
 async function run(directory: string, bodies: Readonly<Record<string, string>>, timeoutSeconds = 120): Promise<Run> {
-  await mkdir(join(work, directory))
-  const files: string[] = []
-  for (const [name, body] of Object.entries(bodies)) {
-    files.push(`${directory}/${name}.test.ts`)
-    await writeFile(join(work, directory, `${name}.test.ts`), `import t from 'tap'\n${body}\n`)
-  }
+  const files = await project.write(Object.fromEntries(Object.entries(bodies).map(([name, body]) => [`${directory}/${name}`, body])))
   const asked = { group: 'group', files, jobs: 2, timeoutSeconds, keepAt: `${directory}.tap` }
   const script = `
     import { runFiles } from '${checkout}/tools/test-files.ts'
     console.log(JSON.stringify(await runFiles(${JSON.stringify(asked)})))`
-  const clear = Object.keys(process.env).filter((name) => name === 'NODE_OPTIONS' || name.startsWith('TAP'))
-  const args = [...clear.flatMap((name) => ['-u', name]), process.execPath, '--input-type=module', '--eval', script]
-  const { stdout } = await execa('env', args, { cwd: work })
+  const { stdout } = await project.node('--input-type=module', '--eval', script)
   const end = stdout.lastIndexOf('\n')
   const parsed: FileResult[] = JSON.parse(stdout.slice(end + 1))
   const short = (text: string) => text.replaceAll(`${directory}/`, '').replaceAll('.test.ts', '')
@@ -83,7 +70,7 @@ t.test('what held is counted, what did not is a failure each, and so is what did
   t.match(shown, /^ {2}ok {5}- holds /m)
   t.match(shown, /^ {2}FAILED - fails /m)
   t.match(shown, /^ {2}skipped - inner # SKIP lacks: a moon$/m)
-  t.match(await readFile(join(work, 'all.tap'), 'utf8'), /^ +not ok 2 - numbers$/m, 'the whole TAP is kept')
+  t.match(await readFile(join(project.dir, 'all.tap'), 'utf8'), /^ +not ok 2 - numbers$/m, 'the whole TAP is kept')
 })
 
 // How tap says it depends on what the file was at.
