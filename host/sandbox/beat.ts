@@ -101,7 +101,7 @@ class Hearts {
 
 async function heart(sandbox: Sandbox, { limits, log }: SandboxServices, looks: Gate): Promise<void> {
   if (sandbox.state.kind !== 'ready') return
-  const { agent, running } = sandbox.state.running
+  const { agent, running, processes } = sandbox.state.running
   const proof = await proveAlive(
     async (signal) => {
       const step = clockStep(await agent.syncClock(0n, signal))
@@ -109,7 +109,7 @@ async function heart(sandbox: Sandbox, { limits, log }: SandboxServices, looks: 
       await agent.syncClock(step, signal)
       log.info('the guest clock was stepped', { sandbox: sandbox.id, stepMs: Number(step / 1_000_000n) })
     },
-    running.vmmPid,
+    { vmmPid: running.vmmPid, processes },
     { quietMs: QUIET_MS, busyMs: limits.busyMs },
   )
   if (proof.kind === 'alive') return looks.run(() => sandbox.lookAtNetwork())

@@ -14,8 +14,8 @@ import { RuntimeError, explain } from '#shared/errors.ts'
 import type { NetworkPlan } from '../network/plan.ts'
 import { createPodCgroup, moveProcesses } from './cgroup.ts'
 import type { Handshake } from './handshake.ts'
+import { findHeld, frozenReason, processesOf } from './held.ts'
 import { connectClaimed, planClaim } from './network.ts'
-import { processStat } from './processes.ts'
 import type { SandboxServices } from './services.ts'
 import { guestUp, type Launch, type Launched, openForwards } from './start.ts'
 import { nowMs } from './trace.ts'
@@ -59,8 +59,8 @@ async function handOver(vm: WarmVm, network: NetworkPlan | undefined, context: C
     signal.throwIfAborted()
     return trace.measure(name, task, attributes)
   }
-  const { state } = (await processStat(running.vmmPid)) ?? {}
-  if (state === 'T') throw new RuntimeError('UNAVAILABLE', 'its VM was stopped by a signal')
+  const held = findHeld(await processesOf(vm.ledger.list()))
+  if (held?.by === 'signal') throw new RuntimeError('UNAVAILABLE', frozenReason(held))
   const waitedMs = nowMs() - vm.sinceMs
   await run('claim', () => ledger.takeOver(vm.ledger, { vm: vm.id }), { vm: vm.id, bootMs: vm.bootMs.toFixed(0), waitedMs: waitedMs.toFixed(0) })
   await run('cgroup', async () => {

@@ -2,6 +2,7 @@
  * Processes of a sandbox as /proc shows them. None of them need be a child of this sandboxer: most outlive one. A
  * process is named by pid and start time together, so a reused pid is never taken for it.
  */
+import { readFileSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { RuntimeError } from '#shared/errors.ts'
@@ -27,20 +28,40 @@ export interface ProcessStat {
 
 /** Undefined when there is no such process. */
 export async function processStat(pid: number): Promise<ProcessStat | undefined> {
-  let text: string
   try {
-    text = await readFile(`/proc/${pid}/stat`, 'latin1')
+    return parseStat(pid, await readFile(`/proc/${pid}/stat`, 'latin1'))
   } catch (error) {
-    if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return undefined
-    throw error
+    return gone(error)
   }
-  // Field 2 is the command in parentheses and may itself hold any of these characters; the last ")" ends it.
+}
+
+/**
+ * The same without a turn of the event loop: for a process that could be reaped in one, and for many looks at once, each a
+ * fifth of the other's work (20 µs). The kernel never waits for anybody before it answers.
+ */
+export function processStatNow(pid: number): ProcessStat | undefined {
+  try {
+    return parseStat(pid, readFileSync(`/proc/${pid}/stat`, 'latin1'))
+  } catch (error) {
+    return gone(error)
+  }
+}
+
+function gone(error: unknown): undefined {
+  if (!isErrno(error, 'ENOENT') && !isErrno(error, 'ESRCH')) throw error
+}
+
+/** Field 2 is the command in parentheses and may itself hold any of these characters; the last ")" ends it. */
+function parseStat(pid: number, text: string): ProcessStat {
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
-  return {
-    pid,
-    state: fields[0] ?? '?',
-    startTicks: fields[19] ?? '',
-  }
+  return { pid, state: fields[0] ?? '?', startTicks: fields[19] ?? '' }
+}
+
+/** What a process has forked and not yet reaped. */
+export async function childrenOf(pid: number): Promise<ProcessStat[]> {
+  const text = await readFile(`/proc/${pid}/task/${pid}/children`, 'latin1').catch(() => '')
+  const stats = await Promise.all(text.trim().split(' ').filter((word) => word !== '').map((word) => processStat(Number(word))))
+  return stats.filter((stat) => stat !== undefined)
 }
 
 /**

@@ -5,6 +5,7 @@ import type { AgentLink } from '../link/agent.ts'
 import type { RunningSandbox } from './backend.ts'
 import type { BoundBackend } from './backends.ts'
 import { Containers } from './containers.ts'
+import { type NamedProcess, processesOf } from './held.ts'
 import type { Ledger } from './ledger.ts'
 import { proveAlive } from './liveness.ts'
 import type { SandboxServices } from './services.ts'
@@ -14,6 +15,8 @@ import type { Trace } from './trace.ts'
 
 export interface Guest {
   readonly running: RunningSandbox
+  /** The VMM and its helpers */
+  readonly processes: readonly NamedProcess[]
   /** Listens for the guest's calls */
   readonly link: AsyncDisposable
   /** Carries connections to the pod's localhost into the guest */
@@ -30,7 +33,7 @@ export interface Surroundings {
   readonly log: Log
 }
 
-export function attachGuest({ running, link, forwards }: Launched, { ledger, backend, services, trace }: Surroundings): Guest {
+export async function attachGuest({ running, link, forwards }: Launched, { ledger, backend, services, trace }: Surroundings): Promise<Guest> {
   const { namespace, preparer, containerd } = services
   const { sharedDir } = paths(services.sandboxesDir, ledger.record)
   const guestSharedDir = backend.capabilities.sharing === 'none' ? sharedDir : GUEST_SHARED_DIR
@@ -38,7 +41,8 @@ export function attachGuest({ running, link, forwards }: Launched, { ledger, bac
   const { hugepagesMiB } = ledger.record.plan.guest
   const view = { id: ledger.sandboxId, podUid: ledger.record.pod.uid, namespace, sharedDir, guestSharedDir, guestRootsDir, hugepagesMiB, ownership: ledger }
   const containers = new Containers(view, ledger, preparer, containerd, trace)
-  return { running, link, forwards, agent: services.agent((port, signal) => running.dial(port, signal)), containers }
+  const agent = services.agent((port, signal) => running.dial(port, signal))
+  return { running, processes: await processesOf(ledger.list()), link, forwards, agent, containers }
 }
 
 /** Errors: NOT_FOUND when it is dead, UNAVAILABLE when it is frozen or cannot be driven; it is ended then. */
@@ -49,7 +53,8 @@ export async function adoptRunning({ ledger, backend, services, log }: Surroundi
     { ownership: ledger, log, mark: () => {}, signal: AbortSignal.timeout(busyMs) },
   )
   const agent = services.agent((port, signal) => running.dial(port, signal))
-  const proof = await proveAlive((signal) => agent.ping(signal), running.vmmPid, { quietMs: adoptMs, busyMs: adoptMs })
+  const body = { vmmPid: running.vmmPid, processes: await processesOf(ledger.list()) }
+  const proof = await proveAlive((signal) => agent.ping(signal), body, { quietMs: adoptMs, busyMs: adoptMs })
   agent.close()
   if (proof.kind !== 'dead') return running
   await running.kill()

@@ -122,7 +122,7 @@ export class Sandbox {
     this.trace.add({ name: 'start', startMs, endMs: nowMs(), source: 'sandboxer' })
     this.trace.startIsOver()
     const { taskAddress, vmmPid, adoption } = launched.running
-    const guest = attachGuest(launched, this.#around)
+    const guest = await attachGuest(launched, this.#around)
     this.#become({ kind: 'ready', readyAtMs: Date.now(), running: guest })
     this.#watch(guest)
     await this.ledger.amend({ state: 'ready', readyAtMs: Date.now(), taskAddress, vmmPid, adoption, spans: [...this.trace.spans] })
@@ -242,7 +242,7 @@ export class Sandbox {
     const running = await adoptRunning(this.#around)
     const link = await this.#services.links.listen(paths(this.#services.sandboxesDir, this.record).linkSocket, this.#peer)
     const forwards = await openForwards(running, this.#around)
-    const guest = attachGuest({ running, link, forwards }, this.#around)
+    const guest = await attachGuest({ running, link, forwards }, this.#around)
     this.trace.startIsOver()
     this.#become({ kind: 'ready', readyAtMs: this.record.readyAtMs ?? Date.now(), running: guest })
     this.#watch(guest)

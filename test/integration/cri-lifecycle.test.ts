@@ -1,10 +1,13 @@
 /** How containers of one living pod come, end and come again, as the kubelet makes them. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { execa } from 'execa'
 import t from 'tap'
 import { containerConfig, podConfig } from '#test/cri/config.ts'
-import { pidOf } from '#test/support/faults.ts'
+import { checkout } from '#test/node/paths.ts'
+import { debug, pidOf } from '#test/support/faults.ts'
 import { idle, images, inside, microvm, startKuasar } from '#test/support/kuasar.ts'
 
+await execa('make', ['container-tools'], { cwd: checkout })
 const kuasar = await startKuasar()
 t.teardown(() => kuasar[Symbol.asyncDispose]())
 const annotations = { 'io.kuasar.test': 'passed through', 'example.com/other': 'of no concern' }
@@ -140,17 +143,18 @@ t.test('one PID namespace for a pod', async (t) => {
 })
 
 /** Every virtiofsd of the pod, its forks too. */
-const signalVirtiofsd = (signal: 'STOP' | 'CONT') =>
-  kuasar.sh(`for p in /proc/[0-9]*; do [ "$(cat $p/comm 2>/dev/null)" = virtiofsd ] && grep -q ${pod.id} $p/cmdline && kill -${signal} \${p#/proc/}; done; true`)
+const virtiofsds = async () =>
+  (await kuasar.sh(`for p in /proc/[0-9]*; do [ "$(cat $p/comm 2>/dev/null)" = virtiofsd ] && grep -q ${pod.id} $p/cmdline && echo \${p#/proc/}; done; true`)).trim().split('\n').map(Number)
 
 t.test('a container that is killed while the server of its files is busy elsewhere ends like any other', async (t) => {
   const killed = await pod.run({ name: 'killed', ...idle })
   await inside(killed, 'ls /bin/busybox')
-  await signalVirtiofsd('STOP')
+  // By a signal they would be stopped for good: their pod would be ended.
+  const busy = await debug(kuasar.node, await virtiofsds())
   const stopped = killed.stop(0)
   // Time for its processes to end and for their namespaces to go, with files whose closing nobody has answered.
   await sleep(3000)
-  await signalVirtiofsd('CONT')
+  await busy.stop()
   await stopped
   t.match(await killed.exited(), { exitCode: 137 })
   await killed.remove()

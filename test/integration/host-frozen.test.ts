@@ -3,28 +3,39 @@ import { once } from 'node:events'
 import { spawn } from 'node:child_process'
 import t from 'tap'
 import { proveAlive } from '#host/sandbox/liveness.ts'
+import { processStatNow } from '#host/sandbox/processes.ts'
 import { Daemon } from '#test/host/daemon.ts'
 
 const never = (signal: AbortSignal) => new Promise<void>((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)))
 
 t.test('what its processor time says of a silent guest', async (t) => {
-  const vmm = async (script: string) => {
+  const started = async (name: string, script: string) => {
     const child = spawn('sh', ['-c', script], { stdio: 'ignore' })
     await once(child, 'spawn')
     t.teardown(() => child.kill('SIGKILL'))
-    return child.pid ?? NaN
+    const pid = child.pid ?? NaN
+    return { name, pid, startTicks: processStatNow(pid)?.startTicks ?? '' }
+  }
+  const guest = async (script: string) => {
+    const vmm = await started('qemu', script)
+    return { vmmPid: vmm.pid, processes: [vmm] }
   }
   const patience = { quietMs: 1_000, busyMs: 3_000 }
-  t.match(await proveAlive(never, await vmm('while :; do :; done'), patience), { kind: 'slow' }, 'busy')
-  t.match(await proveAlive(never, await vmm('exec sleep 1000'), patience), { kind: 'dead', reason: /no answer in \d+ ms, and its VM does nothing/ }, 'idle')
-  const stopped = await vmm('exec sleep 1000')
-  process.kill(stopped, 'SIGSTOP')
-  t.match(await proveAlive(never, stopped, { quietMs: 60_000, busyMs: 60_000 }), { kind: 'dead', reason: /stopped by a signal/ }, 'stopped')
+  t.match(await proveAlive(never, await guest('while :; do :; done'), patience), { kind: 'slow' }, 'busy')
+  t.match(await proveAlive(never, await guest('exec sleep 1000'), patience), { kind: 'dead', reason: /no answer in \d+ ms, and its VM does nothing/ }, 'idle')
+  const endless = { quietMs: 60_000, busyMs: 60_000 }
+  const stopped = await guest('exec sleep 1000')
+  process.kill(stopped.vmmPid, 'SIGSTOP')
+  t.match(await proveAlive(never, stopped, endless), { kind: 'dead', reason: /: qemu \(pid \d+\) was stopped by a signal/ }, 'stopped')
   let attempts = 0
   const late = async () => {
     if (++attempts < 3) throw new Error('nobody listens')
   }
-  t.match(await proveAlive(late, stopped, { quietMs: 60_000, busyMs: 60_000 }), { kind: 'alive' }, 'a listener that was away for a moment')
+  t.match(await proveAlive(late, stopped, endless), { kind: 'alive' }, 'a listener that was away for a moment')
+  const helper = await started('virtiofsd', 'exec sleep 1000')
+  process.kill(helper.pid, 'SIGSTOP')
+  const { vmmPid, processes } = await guest('while :; do :; done')
+  t.match(await proveAlive(never, { vmmPid, processes: [...processes, helper] }, endless), { kind: 'dead', reason: /: virtiofsd \(pid \d+\) was stopped by a signal/ }, 'of a busy VMM the helper')
 })
 
 // Without containerd hearts beat every 2 s; what finds it between two beats is held by frozen.test.ts.

@@ -2,16 +2,19 @@
  * Pods on VMs that have booted before them: each is its pod's own in everything, no pod has another's, and whatever happens
  * to one costs its pod nothing but time.
  */
+import { execa } from 'execa'
 import t from 'tap'
 import { podConfig } from '#test/cri/config.ts'
 import type { Pod } from '#test/cri/pod.ts'
+import { checkout } from '#test/node/paths.ts'
 import { podCgroups } from '#test/node/pod-cgroup.ts'
 import { sandboxerConfig } from '#test/node/sandboxer.ts'
-import { connectServices, pidOf, recordOf, signalProcess, stateOf, until, waitMsMax } from '#test/support/faults.ts'
+import { connectServices, debug, pidOf, recordOf, signalProcess, stateOf, until, waitMsMax } from '#test/support/faults.ts'
 import { idle, inside, microvm, startKuasar } from '#test/support/kuasar.ts'
 import { ask, cniTables, guestTables, server } from '#test/support/network.ts'
 
 const backends = { ...sandboxerConfig.backends, [microvm]: { ...sandboxerConfig.backends[microvm], warm: 1 } }
+await execa('make', ['container-tools'], { cwd: checkout })
 const kuasar = await startKuasar()
 t.teardown(() => kuasar[Symbol.asyncDispose]())
 const { node, sandboxer } = kuasar
@@ -99,7 +102,7 @@ t.test('a VM that dies while a pod claims it: the pod starts cold', async (t) =>
   const vm = await waiting()
   const vmm = await pidOf(node, vm, 'qemu')
   // Its answer to Hello goes nowhere.
-  await signalProcess(node, vm, 'vhost-device-vsock', 'STOP')
+  const held = await debug(node, [await pidOf(node, vm, 'vhost-device-vsock')])
   const starting = cri.runPod({ name: 'unlucky' }, microvm)
   await until('the claim', async () => !(await isThere(`/run/kuasar/ledger/${vm}.json`)))
   await kuasar.sh(`kill -KILL ${vmm}`)
@@ -110,6 +113,17 @@ t.test('a VM that dies while a pod claims it: the pod starts cold', async (t) =>
   t.strictSame(await guestTables(container), await cniTables(kuasar, pod))
   t.strictSame(await remainsOf(vm), [])
   await pod.remove()
+  await held.exited
+})
+
+t.test('a VM one of whose helpers is stopped while it waits: the next pod starts cold, at once', async (t) => {
+  const vm = await waiting()
+  await signalProcess(node, vm, 'vhost-device-vsock', 'STOP')
+  await using pod = await cri.runPod({ name: 'helpless' }, microvm)
+  t.equal(await vmOf(pod), undefined)
+  t.notOk((await spansOf(pod)).includes('claim'), 'it was not claimed at all')
+  t.match(await sandboxer.service.log(), /the start goes on without its warm VM.*vhost-device-vsock \(pid \d+\) was stopped by a signal/)
+  t.strictSame(await remainsOf(vm), [])
 })
 
 t.test('a VM that dies while it waits: the next pod starts, and another takes its place', async (t) => {
@@ -124,7 +138,7 @@ t.test('a VM that dies while it waits: the next pod starts, and another takes it
 t.test('SIGKILL of the sandboxer while a pod claims a VM: all of it is undone', async (t) => {
   const vm = await waiting()
   const vmm = await pidOf(node, vm, 'qemu')
-  await signalProcess(node, vm, 'vhost-device-vsock', 'STOP')
+  const held = await debug(node, [await pidOf(node, vm, 'vhost-device-vsock')])
   const config = podConfig({ name: 'unborn' })
   const cgroups = podCgroups(node)
   await cgroups.make(config.linux.cgroupParent)
@@ -137,6 +151,7 @@ t.test('SIGKILL of the sandboxer while a pod claims a VM: all of it is undone', 
   t.notOk(await runs(vmm))
   t.strictSame(await remainsOf(vm), [])
   await cgroups.remove(config.linux.cgroupParent)
+  await held.exited
 })
 
 t.test('SIGTERM: the VM that waits goes with the sandboxer, and nothing is left', async (t) => {

@@ -8,6 +8,7 @@ import type { Pod } from '#test/cri/pod.ts'
 import type { TestNode } from '#test/node/node.ts'
 import { inside } from '#test/node/paths.ts'
 import { poll } from '#test/node/poll.ts'
+import type { Service } from '#test/node/service.ts'
 import { connectGrpc } from '#shared/rpc/grpc-client.ts'
 import type { AnyCodec } from '#shared/rpc/any.ts'
 import { loadProtos } from '#shared/rpc/load.ts'
@@ -60,6 +61,13 @@ export async function pidOf(node: TestNode, id: string, name: SandboxProcess): P
   throw new Error(`the record of ${id} has no ${name} that runs`)
 }
 
+/** The pid of the one that does its work: virtiofsd has forked it, and waits for its end. */
+export async function workerOf(node: TestNode, id: string, name: SandboxProcess): Promise<number> {
+  const pid = await pidOf(node, id, name)
+  const forked = await node.run('sh', ['-c', `cat /proc/${pid}/task/${pid}/children`])
+  return Number(forked.trim().split(' ')[0]) || pid
+}
+
 /** The signal is delivered when it resolves. */
 export async function signalProcess(
   node: TestNode,
@@ -68,6 +76,13 @@ export async function signalProcess(
   signal: 'KILL' | 'STOP' | 'CONT',
 ): Promise<void> {
   await node.run('sh', ['-c', `kill -${signal} ${await pidOf(node, id, name)}`])
+}
+
+/** Processes of a node stand still until the debugger is stopped, and no signal was sent. `make container-tools` makes it. */
+export async function debug(node: TestNode, pids: readonly number[]): Promise<Service> {
+  const debugger_ = await node.start({ name: `debugger-${pids.join('-')}`, command: `${inside.checkout}/build/test/debugger`, args: pids.map(String) })
+  await until('the debugger holds them', async () => (await debugger_.log()).includes('held'))
+  return debugger_
 }
 
 /**

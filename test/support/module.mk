@@ -1,9 +1,9 @@
-# Programs that tests put into containers.
-CONTAINER_TOOLS := $(BUILD)/test/tcp-server $(BUILD)/test/one-directory
+# Programs that tests put into containers or run beside a node's: no library of the machine's is there.
+CONTAINER_TOOLS := $(addprefix $(BUILD)/test/,debugger one-directory tcp-server)
 
 $(CONTAINER_TOOLS): $(BUILD)/test/%: test/support/%.c | $(CC_READY)
 	@mkdir -p $(@D)
-	cc -static -O1 -Wall -Wextra -Werror -o $@ $<
+	cc -static -O1 -D_GNU_SOURCE -Wall -Wextra -Werror -o $@ $<
 
 .PHONY: container-tools
 container-tools: $(CONTAINER_TOOLS)

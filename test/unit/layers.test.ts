@@ -13,7 +13,7 @@ const SHARED = ['shared']
 /** Contracts: types that upper layers fill and lower ones speak of. */
 const HOST_BASE = [...SHARED, 'host/config', 'host/containerd/contract.ts', 'host/container/contract.ts', 'host/sandbox/ownership.ts']
 /** What a backend knows of the house: its contract and the tools for processes and consoles. */
-const BACKEND = [...SHARED, 'host/config/table.ts', ...['backend', 'backends', 'ownership', 'processes', 'liveness', 'console', 'cgroup', 'mounts'].map((name) => `host/sandbox/${name}.ts`)]
+const BACKEND = [...SHARED, 'host/config/table.ts', ...['backend', 'backends', 'ownership', 'processes', 'held', 'liveness', 'console', 'cgroup', 'mounts'].map((name) => `host/sandbox/${name}.ts`)]
 /** Each VMM is a folder, and none knows of another. */
 const VMMS = globSync('host/backends/*/', { cwd: ROOT, exclude: ['host/backends/fake/', 'host/backends/microvm/'] }).map((folder) => folder.replace(/\/$/, ''))
 /** The whole of the host but the daemon's own wiring. */

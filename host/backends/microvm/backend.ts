@@ -58,7 +58,7 @@ export function microvmBackend<C extends MicrovmConfig>(options: MicrovmBackendO
       const servesRoots = !isAdoption(record.adoption, 1)
       try {
         for (const name of [driver.name, VIRTIOFSD, ...(servesRoots ? [VIRTIOFSD_ROOTS] : []), VHOST_VSOCK]) processes.push(await adoptOwned(name, record, watch))
-        const control = await reconnect(driver, processes[0]?.pid ?? 0, paths, context)
+        const control = await reconnect(driver, processes.slice(0, 1), paths, context)
         return runningSandbox({ processes, control, dir: record.plan.dir, paths, servesRoots, adoption: record.adoption, log: context.log })
       } catch (error) {
         for (const process of processes) process.detach()
@@ -79,7 +79,7 @@ async function adoptOwned(name: string, { owned, sandboxId }: AdoptionRecord, wa
 }
 
 /** Errors: UNAVAILABLE when the VMM does not answer or its VM does not run. */
-async function reconnect<C extends MicrovmConfig>(driver: VmmDriver<C>, vmmPid: number, paths: VmPaths, context: LaunchContext): Promise<VmmControl> {
+async function reconnect<C extends MicrovmConfig>(driver: VmmDriver<C>, vmm: readonly HostProcess[], paths: VmPaths, context: LaunchContext): Promise<VmmControl> {
   let control: VmmControl | undefined
   let refusal: unknown
   const proof = await proveAlive(
@@ -95,7 +95,7 @@ async function reconnect<C extends MicrovmConfig>(driver: VmmDriver<C>, vmmPid: 
         refusal = error
       }
     },
-    vmmPid,
+    { vmmPid: vmm[0]?.pid ?? 0, processes: vmm },
     CONTROL_PATIENCE,
   )
   if (proof.kind === 'alive' && refusal === undefined && control !== undefined) return control

@@ -3,13 +3,12 @@
  * death is told by the kernel (SIGCHLD for a child, a pidfd for the child of a sandboxer before), never by polling.
  */
 import { spawn } from 'node:child_process'
-import { closeSync, constants, openSync, readFileSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { closeSync, constants, openSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { RuntimeError, explain } from '#shared/errors.ts'
 import type { Processes } from '#shared/os/contract.ts'
 import { isErrno } from '#shared/os/error.ts'
-import { type ProcessStat, isAlive, processStat } from '#host/sandbox/processes.ts'
+import { type ProcessStat, childrenOf, isAlive, processStatNow } from '#host/sandbox/processes.ts'
 import type { Command } from './driver.ts'
 import { type ProcessSetting, processCommand, processEnv } from './process-argv.ts'
 
@@ -67,7 +66,7 @@ export function startProcess(options: StartOptions): HostProcess {
     const { pid } = child
     if (pid === undefined) throw new RuntimeError('INTERNAL', `start ${name}: ${explain(failure ?? 'no process could be made')}`)
     // Read before the event loop can reap it: even a process that has died already still has its identity.
-    return hostProcess(name, pid, startTicksOf(pid), exit, () => child.removeAllListeners('exit').unref())
+    return hostProcess(name, pid, processStatNow(pid)?.startTicks ?? '', exit, () => child.removeAllListeners('exit').unref())
   } finally {
     closeSync(log)
   }
@@ -147,18 +146,7 @@ function signalGroup(pid: number): boolean {
   }
 }
 
-async function childrenOf(pid: number): Promise<ProcessStat[]> {
-  const text = await readFile(`/proc/${pid}/task/${pid}/children`, 'latin1').catch(() => '')
-  const stats = await Promise.all(text.trim().split(' ').filter((word) => word !== '').map((word) => processStat(Number(word))))
-  return stats.filter((stat) => stat !== undefined)
-}
-
 /** A killed process's child was killed with it, and is seen off: it must not still hold a mount or a socket. */
 async function gone({ pid, startTicks }: ProcessStat): Promise<void> {
   for (let waitedMs = 0; waitedMs < KILL_WAIT_MS && (await isAlive(pid, startTicks)); waitedMs += CHILD_POLL_MS) await sleep(CHILD_POLL_MS)
-}
-
-function startTicksOf(pid: number): string {
-  const text = readFileSync(`/proc/${pid}/stat`, 'latin1')
-  return text.slice(text.lastIndexOf(')') + 2).split(' ')[19] ?? ''
 }
