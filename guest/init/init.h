@@ -24,6 +24,9 @@
 /* How long file systems may take to be written back before the power goes, in milliseconds. */
 #define SYNC_WAIT_MS_MAX 2000
 
+/* How long the agent may stay stopped by a signal, in milliseconds: containerd waits for its answers without a deadline. */
+#define AGENT_STOPPED_MS_MAX 600
+
 /* Longest kernel command line, COMMAND_LINE_SIZE of x86. */
 #define COMMAND_LINE_BYTES_MAX 2048
 

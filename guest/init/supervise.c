@@ -59,6 +59,15 @@ static bool has_ended(pid_t pid, siginfo_t *info) {
   return waitid(P_PID, (id_t)pid, info, WEXITED | WNOHANG | WNOWAIT) == 0 && info->si_pid == pid;
 }
 
+/*
+ * Stopped by a signal (SIGSTOP) and not continued since; info says by which. The answer is a state, not an event: it is the
+ * same as often as it is asked for. A debugger's stops are told to the debugger alone.
+ */
+static bool is_stopped(pid_t pid, siginfo_t *info) {
+  info->si_pid = 0;
+  return waitid(P_PID, (id_t)pid, info, WSTOPPED | WNOHANG | WNOWAIT) == 0 && info->si_pid == pid;
+}
+
 /* Hands over every zombie but the agent. A write of 24 bytes to a pipe is whole or not at all (pipe(7), PIPE_BUF). */
 static enum delivery deliver(int pipe_fd, pid_t agent) {
   siginfo_t zombie;
@@ -148,6 +157,24 @@ static _Noreturn void agent_ended(const siginfo_t *info) {
   power_off();
 }
 
+/*
+ * How long to sleep, in milliseconds; -1 while the agent runs. Its stop and its continuing each wake by SIGCHLD. An agent
+ * that stays stopped is as good as dead: whoever asks it would wait for ever.
+ */
+static int until_stopped_for_good(pid_t agent, uint64_t *stopped_nanos) {
+  siginfo_t stop;
+  if (!is_stopped(agent, &stop)) {
+    *stopped_nanos = 0;
+    return -1;
+  }
+  uint64_t now = clock_nanos(CLOCK_BOOTTIME);
+  if (*stopped_nanos == 0) *stopped_nanos = now;
+  uint64_t stopped_ms = (now - *stopped_nanos) / 1000000;
+  if (stopped_ms < AGENT_STOPPED_MS_MAX) return (int)(AGENT_STOPPED_MS_MAX - stopped_ms);
+  say("the agent (pid %d) was stopped by signal %d (%s) and is still; powering off", agent, stop.si_status, strsignal(stop.si_status));
+  power_off();
+}
+
 /* SIGCHLD wakes; SIGTERM and SIGINT are a wish to power off. All stay blocked and are read here. */
 static int open_signals(void) {
   sigset_t set;
@@ -174,6 +201,7 @@ static void read_signals(int fd) {
 _Noreturn void supervise(char *const *command, const struct options *options) {
   int signals = open_signals(), exit_pipe;
   pid_t agent = start_agent(command, options, &exit_pipe);
+  uint64_t stopped_nanos = 0;
   for (;;) {
     siginfo_t end;
     if (has_ended(agent, &end)) {
@@ -189,7 +217,8 @@ _Noreturn void supervise(char *const *command, const struct options *options) {
       power_off();
     }
     struct pollfd waits[] = {{.fd = signals, .events = POLLIN}, {.fd = exit_pipe, .events = POLLOUT}};
-    if (delivery != PIPE_CLOSED) poll(waits, delivery == PIPE_FULL ? 2 : 1, -1);
+    int wait_ms = until_stopped_for_good(agent, &stopped_nanos);
+    if (delivery != PIPE_CLOSED) poll(waits, delivery == PIPE_FULL ? 2 : 1, wait_ms);
     read_signals(signals);
   }
 }

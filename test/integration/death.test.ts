@@ -1,8 +1,8 @@
 /**
- * Any process of a sandbox dies, and takes its pod down at once: nothing waits for a guest that cannot answer, nor for the
- * beat that would find it dead, of which none falls into this test.
+ * Any process of a sandbox dies, or its agent is stopped, and takes its pod down at once: nothing waits for a guest that cannot
+ * answer, nor for the beat that would find it dead, of which none falls into this test.
  */
-import { stat } from 'node:fs/promises'
+import { rm, stat } from 'node:fs/promises'
 import t from 'tap'
 import { sandboxerConfig } from '#test/node/sandboxer.ts'
 import { connectServices, deathReason, signalProcess, until, waitMsMax } from '#test/support/faults.ts'
@@ -31,6 +31,12 @@ await kuasar.sh(`mkdir -p ${volume.hostPath}`)
  */
 const killEverything = 'echo >/volume/struck; echo i >/proc/sysrq-trigger'
 
+/**
+ * And to its agent alone: the kernel has a program of the container's run as the guest's own for a core dump (core(5), "piping
+ * core dumps to a program"), where it sees the agent.
+ */
+const stopAgent = `echo '|/proc/%P/root/bin/busybox killall -STOP kuasar-agent' >/proc/sys/kernel/core_pattern; echo >/volume/struck; kill -SEGV $$`
+
 interface Death {
   readonly of: string
   /** Answers when it struck, if that is not before it was called. */
@@ -58,15 +64,26 @@ const deaths: readonly Death[] = [
   },
   {
     of: 'the agent',
-    async strike(_, container) {
-      // The exec dies with everything else.
-      void container.execSync(['sh', '-c', killEverything]).catch(() => {})
-      return until('the strike', async () => (await stat(node.path(`${volume.hostPath}/struck`)).catch(() => {}))?.mtimeMs)
-    },
+    strike: (_, container) => struck(container, killEverything),
     reason: /^qemu ended: the guest powered off/,
     console: /the agent \(pid \d+\) was killed by signal 9 \(Killed\); powering off/,
   },
+  {
+    of: 'an agent that is stopped',
+    strike: (_, container) => struck(container, stopAgent),
+    reason: /^qemu ended: the guest powered off/,
+    console: /the agent \(pid \d+\) was stopped by signal 19 \(Stopped \(signal\)\) and is still; powering off/,
+  },
 ]
+
+/** When the container's script has struck. */
+async function struck(container: Container, script: string): Promise<number> {
+  const file = node.path(`${volume.hostPath}/struck`)
+  await rm(file, { force: true })
+  // The exec gets no answer any more.
+  void container.execSync(['sh', '-c', script]).catch(() => {})
+  return until('the strike', async () => (await stat(file).catch(() => {}))?.mtimeMs)
+}
 
 const timed = <T>(answer: Promise<T>) => answer.then((value) => ({ value, atMs: Date.now() }))
 

@@ -99,6 +99,11 @@ switch (scene) {
     process.kill(process.pid, argument)
     await once(process, 'never')
     break
+  case 'stumble':
+    // Stopped and continued by another before anyone can tell.
+    await shell('kill -STOP $PPID; kill -CONT $PPID')
+    console.log(JSON.stringify({ goesOn: true }))
+    break
   case 'exit':
     process.exit(Number(argument))
     break

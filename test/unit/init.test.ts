@@ -38,6 +38,7 @@ const deaths = [
   { scene: ['exit', '14'], says: /exited with status 14; powering off/ },
   { scene: ['die', 'SIGKILL'], says: /was killed by signal 9 \(Killed\); powering off/ },
   { scene: ['die', 'SIGSEGV'], says: /was killed by signal 11 \(Segmentation fault\); powering off/ },
+  { scene: ['die', 'SIGSTOP'], says: /the agent \(pid \d+\) was stopped by signal 19 \(Stopped \(signal\)\) and is still; powering off/ },
   { scene: ['close-pipe'], says: /closed its exit pipe; powering off/ },
 ] as const
 for (const { scene, says } of deaths) {
@@ -47,6 +48,12 @@ for (const { scene, says } of deaths) {
     t.ok(run.poweredOff)
   })
 }
+
+await t.test('an agent that is continued at once goes on', async (t) => {
+  const run = await superviseScene(['stumble'])
+  t.match(said(run.output), { goesOn: true })
+  t.match(run.output, /exited with status 0; powering off/)
+})
 
 await t.test('an agent that cannot be executed is told, with its path', async (t) => {
   const run = await inNamespace([INIT, 'supervise', '/nowhere/agent'])
