@@ -1,7 +1,9 @@
 /** What other CNI plugins leave in a pod's namespace, what cannot be carried, what fails half-way, and what changes later. */
 import t, { type Test } from 'tap'
 import { readFile } from 'node:fs/promises'
+import { execa } from 'execa'
 import { podConfig } from '#test/cri/config.ts'
+import { checkout, inside as at } from '#test/node/paths.ts'
 import { podCgroups } from '#test/node/pod-cgroup.ts'
 import { sandboxerConfig } from '#test/node/sandboxer.ts'
 import { signalProcess, stateOf, until } from '#test/support/faults.ts'
@@ -15,6 +17,7 @@ const beatMs = 1000
 const atDel = '/tmp/at-del'
 const look = `(ip -o link; tc qdisc show ingress) >${atDel}`
 
+await execa('make', ['container-tools'], { cwd: checkout })
 const kuasar = await startKuasar({ sandboxer: { config: { ...sandboxerConfig, limits: { beat_ms: beatMs } } } })
 t.teardown(() => kuasar[Symbol.asyncDispose]())
 const { containerd, sandboxer, node } = kuasar
@@ -173,6 +176,35 @@ t.test('a pod that has everything, and whose network changes', async (t) => {
     await pod.remove()
     t.strictSame(await kuasar.leaks(), [])
   })
+})
+
+const wired = 'ip tuntap add dev net1 mode tap && ip link set dev net1 mtu 1600 up; ip addr add 10.97.0.1/24 dev net1; ip addr add fd00:97::1/64 dev net1 nodad'
+
+t.test('a tap whose frames a program carries', async (t) => {
+  await bridge(wired)
+  const pod = await kuasar.pod('tapped')
+  const container = await pod.run(server)
+  const netns = await netnsOf(kuasar, pod)
+  await kuasar.sh('ip tuntap add dev wire0 mode tap && ip link set dev wire0 mtu 1600 up && ip addr add 10.97.0.254/24 dev wire0 && ip addr add fd00:97::fe/64 dev wire0 nodad')
+  const wire = await node.start({ name: 'tap-wire', command: `${at.checkout}/build/test/tap-wire`, args: [netns, 'net1', 'wire0'] })
+  await until('both ends are open', async () => (await readFile(wire.logFile, 'utf8')).includes('open'))
+  for (const [guest, beyond] of [['10.97.0.1', '10.97.0.254'], ['fd00:97::1', 'fd00:97::fe']] as const) {
+    t.equal((await kuasar.sh(ask(guest))).trim(), 'tapped', `from beyond the tap to ${guest}`)
+    await until(`from the guest to ${beyond}`, async () => (await container.execSync(['ping', '-c', '1', '-W', '10', beyond])).exitCode === 0)
+  }
+  // A program gets whole frames and whole sums, though guest and VMM may leave both to whoever comes next.
+  await inside(container, `head -c ${2 ** 20} /dev/urandom >/www/data`)
+  t.equal(await kuasar.sh('busybox wget -q -O - http://10.97.0.1/data | sha256sum'), `${await inside(container, 'sha256sum </www/data')}\n`, 'large from the guest')
+  await kuasar.sh(`mkdir -p /scratch/www && head -c ${2 ** 20} /dev/urandom >/scratch/www/data`)
+  const httpd = await node.start({ name: 'wired-httpd', command: 'busybox', args: ['httpd', '-f', '-p', '10.97.0.254:8080', '-h', '/scratch/www'] })
+  t.equal(await inside(container, 'for i in 1 2 3 4 5; do wget -q -O /received http://10.97.0.254:8080/data && break; sleep 1; done; sha256sum </received'), (await kuasar.sh('sha256sum </scratch/www/data')).trim(), 'and to it')
+
+  await wire.stop()
+  t.not((await container.execSync(['ping', '-c', '1', '-W', '2', '10.97.0.254'])).exitCode, 0, 'and it was that program')
+  await httpd.stop()
+  await kuasar.sh('ip link delete dev wire0; rm -r /scratch/www')
+  await pod.remove()
+  await nothingOfOurs(t)
 })
 
 t.test('a guest that dies takes its taps along, and leaves CNI\'s link', async (t) => {
