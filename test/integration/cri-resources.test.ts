@@ -1,9 +1,15 @@
 /** What a pod and its containers may use: how large the VM is, what the guest's cgroups say, and what changes on demand. */
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { execa } from 'execa'
 import t from 'tap'
 import { podConfig } from '#test/cri/config.ts'
-import { recordOf } from '#test/support/faults.ts'
+import { checkout, inside as at } from '#test/node/paths.ts'
+import { podCgroups } from '#test/node/pod-cgroup.ts'
+import { recordOf, stateOf } from '#test/support/faults.ts'
 import { idle, inside, microvm, startKuasar } from '#test/support/kuasar.ts'
 
+await execa('make', ['container-tools'], { cwd: checkout })
 const kuasar = await startKuasar({ containerd: { hugepages: true } })
 t.teardown(() => kuasar[Symbol.asyncDispose]())
 const { node, containerd } = kuasar
@@ -76,13 +82,23 @@ const subPath = (name: string, index: number) => `/var/lib/kubelet/pods/${config
 
 t.test('huge pages: an emptyDir of them, and their limit', async (t) => {
   await sh(`mkdir -p ${emptyDir('huge')} && mount -t hugetlbfs -o pagesize=2M,mode=0777 hugetlbfs ${emptyDir('huge')}`)
-  const mounts = [{ hostPath: emptyDir('huge'), containerPath: '/huge' }]
+  const program = { hostPath: `${at.checkout}/build/test/huge-pages`, containerPath: '/huge-pages', readonly: true }
+  const mounts = [{ hostPath: emptyDir('huge'), containerPath: '/huge' }, program]
   const user = await pod.run({ name: 'huge', ...idle, mounts, resources: { hugepageLimits: [{ pageSize: '2MB', limit: String(4 * MiB) }] } })
   t.match(await inside(user, 'grep " /huge " /proc/mounts; grep -E "HugePages_Total|Hugepagesize" /proc/meminfo'), /^hugetlbfs \/huge hugetlbfs [\s\S]*HugePages_Total:\s+8\nHugepagesize:\s+2048 kB/)
   t.equal(await inside(user, 'cat /sys/fs/cgroup/hugetlb.2MB.max'), String(4 * MiB))
-  // write(2) does not work on a hugetlbfs; its size can be set, which reserves nothing until it is mapped.
-  await inside(user, 'truncate -s 4M /huge/pages')
+  /** The container's usage in bytes, and how many pages the guest has free. */
+  const pages = 'cat /sys/fs/cgroup/hugetlb.2MB.current; sed -n "s/^HugePages_Free: *//p" /proc/meminfo'
+  /** What a program with these arguments says once it holds its pages, what they then are by cgroup and kernel, and after its end. */
+  const mapped = (args: string) => inside(user, `rm -f /tmp/said; /huge-pages ${args} </dev/null >/tmp/said 2>&1 &
+    until [ -s /tmp/said ]; do sleep 0.1; done; cat /tmp/said; ${pages}; kill $!; wait; ${pages}`)
+  t.equal(await mapped(`${4 * MiB}`), `held\n${4 * MiB}\n6\n0\n8`, 'anonymous pages: its own until its end')
+  t.equal(await mapped(`${4 * MiB} /huge/pages`), `held\n${4 * MiB}\n6\n${4 * MiB}\n6`, 'of a file: they stay')
+  t.equal(await mapped(`${4 * MiB} /huge/pages`), `found\n${4 * MiB}\n6\n${4 * MiB}\n6`, 'with what is in them')
   t.equal(await sh(`ls ${emptyDir('huge')}`), '', 'no file of it is on the host')
+  t.equal(await inside(user, `rm /huge/pages; ${pages}`), '0\n8', 'and go with it')
+  t.match(await user.execSync(['/huge-pages', `${6 * MiB}`]), { exitCode: 128 + 7, stdout: '' }, 'SIGBUS at the first page beyond its limit, though the pool has more')
+  t.equal(await inside(user, pages), '0\n8')
   await user.stop(0)
   const toomany = await pod.create({ name: 'too-many', ...idle, resources: { hugepageLimits: [{ pageSize: '2MB', limit: String(64 * MiB) }] } })
   await t.rejects(toomany.start(), { message: /2MB.*16 MiB.*io\.kuasar\.hugepages-mib/ })
@@ -110,6 +126,32 @@ t.test('an emptyDir in memory, and parts of it', async (t) => {
   const escaped = await pod.create({ name: 'escaped', ...idle, mounts: [part] })
   await t.rejects(escaped.start(), { message: /deep.*symbolic link/ }, 'a link that a container planted leads nowhere')
   await sh(`umount ${subPath('mem', 0)} ${emptyDir('mem')}`)
+})
+
+t.test('a small pod lives within its limit and the overhead that docs/kubernetes.md names, in a cgroup as the kubelet makes it', async (t) => {
+  const page = await readFile(join(checkout, 'docs/kubernetes.md'), 'utf8')
+  const podFixedMiB = Number(/^ +podFixed:\n +memory: (\d+)Mi /m.exec(page)?.[1])
+  const smallMiB = 32
+  const limitMiB = smallMiB + podFixedMiB
+  const small = podConfig({ name: 'small' })
+  const { cgroupParent } = small.linux
+  await podCgroups(node).make(cgroupParent)
+  /** Of the pod's cgroup: v2's file, or v1's. */
+  const inCgroup = async (v2: string, v1: string) => Number(await sh(`cd /sys/fs/cgroup; if [ -e cgroup.controllers ]; then cd .${cgroupParent}; ${v2}; else cd memory${cgroupParent}; ${v1}; fi`))
+  t.equal(await inCgroup(`echo ${limitMiB * MiB} >memory.max; cat memory.max`, `echo ${limitMiB * MiB} >memory.limit_in_bytes; cat memory.limit_in_bytes`), limitMiB * MiB)
+  const bytes = (mib: number) => ({ memoryLimitInBytes: String(mib * MiB) })
+  const limitedPod = await cri.runPod({ ...small, linux: { ...small.linux, resources: bytes(smallMiB), overhead: bytes(podFixedMiB) } }, microvm)
+  // Most of what it may have, in its own hands.
+  const command = ['sh', '-c', 'dd if=/dev/zero of=/dev/shm/held bs=1M count=20; echo holds; trap "exit 0" TERM; while :; do sleep 1; done']
+  const user = await limitedPod.run({ name: 'user', command, resources: bytes(smallMiB) })
+  await user.outputMatching(/holds/)
+  for (const program of ['sort', 'awk \'{ n++ } END { print n }\'', 'sha512sum', 'gzip -9 | gunzip | wc -l', 'sed s/a/b/g | bzip2 | md5sum'])
+    t.equal((await user.execSync(['sh', '-c', `ls -lR /bin | ${program}`])).exitCode, 0, program)
+  const peakMiB = (await inCgroup('cat memory.peak', 'cat memory.max_usage_in_bytes')) / MiB
+  t.ok(peakMiB > smallMiB + 160 && peakMiB <= limitMiB, `VM and helpers were in it, and had ${peakMiB.toFixed(0)} of ${limitMiB} MiB at most`)
+  t.equal(await stateOf(limitedPod), 'SANDBOX_READY')
+  t.match(await user.status(), { state: 'CONTAINER_RUNNING' })
+  await limitedPod.remove()
 })
 
 t.test('what is left', async (t) => {
