@@ -9,6 +9,7 @@ import type { Exit } from '#guest/container/state.ts'
 import type { Stdio } from '#guest/container/stdio.ts'
 import { PodPidNamespace } from '#guest/runtime/pod-pid.ts'
 import { type Storage, Storages } from '#guest/storage/storages.ts'
+import { Submounts } from '#guest/storage/submounts.ts'
 import { StreamRegistry } from '#guest/streams/registry.ts'
 import { silentLog } from '#shared/log.ts'
 import type { Terminals } from '#shared/os/contract.ts'
@@ -85,6 +86,7 @@ export function containersWorld(dir: string, { storages = [], terminals, publish
       },
     },
     storages: new Storages(os.mounts, dir),
+    submounts: new Submounts(os.mounts),
     podPid: new PodPidNamespace(['false'], exits, bootTimeNanos),
     io: { os: { ...os, descriptors, terminals: terminals ?? os.terminals }, streams, consoleDir: dir },
     initPolicy: { output: initOutput, input: initInput },

@@ -17,13 +17,13 @@ function world(up: boolean) {
 t.test('a sandboxer that is there is waited for, and no longer than containerd waits', async (t) => {
   using _ = ownTimers()
   const { answer, releases } = world(true)
-  const released = releases.release('c')
+  const released = releases.release('c', [])
   t.equal(await settled(released), false)
   answer.resolve()
   t.equal(await settled(released), true)
 
   const slow = world(true)
-  const late = slow.releases.release('c')
+  const late = slow.releases.release('c', [])
   t.equal(await settled(late), false)
   mock.timers.tick(10_000)
   t.equal(await settled(late), true)
@@ -35,7 +35,7 @@ t.test('a sandboxer that is there is waited for, and no longer than containerd w
 
 t.test('one that is away is not waited for, and a failure is told, and is over', async (t) => {
   const { answer, failures, releases } = world(false)
-  await releases.release('c')
+  await releases.release('c', [])
   t.equal(await settled(releases.settled('c')), false)
   t.equal(await settled(releases.settled('other')), true)
   answer.reject(new RuntimeError('UNAVAILABLE', 'away for a day'))
@@ -47,8 +47,8 @@ t.test('of two releases of one container, as after a create that failed meanwhil
   const answers = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
   let asked = 0
   const releases = new Releases({ release: async () => await answers[asked++]?.promise, up: () => false, failed: () => {} })
-  await releases.release('c')
-  await releases.release('c')
+  await releases.release('c', [])
+  await releases.release('c', [])
   for (const answer of answers) {
     t.equal(await settled(releases.settled('c')), false)
     answer.resolve()
