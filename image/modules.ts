@@ -9,8 +9,23 @@ export const initramfsModules = ['virtio_pci', 'virtio_blk', 'erofs'] as const
 /** What stage 2 loads before the agent starts: the guest link, the share, container roots, the network. */
 export const rootModules = ['vmw_vsock_virtio_transport', 'virtiofs', 'overlay', 'virtio_net'] as const
 
-/** What is loaded when a container with the right to asks the kernel for it: kinds of network devices. */
-export const demandModules = ['bridge', 'dummy', 'ipvlan', 'macvlan', '8021q', 'veth', 'tun'] as const
+/** Kinds of network devices. */
+const devices = ['bridge', 'dummy', 'ipvlan', 'macvlan', '8021q', 'veth', 'tun']
+
+/**
+ * What nft and iptables (its nft form) ask for: filters, NAT, redirection, as meshes and pods that run containers themselves do. The
+ * old iptables asks modprobe(8) in its own container, which has no modules to give, and cannot work.
+ */
+const netfilter = [
+  'nfnetlink', 'nf_tables', 'nf_conntrack_netlink', 'nf_log_syslog', 'nft_chain_nat', 'nft_compat', 'nft_connlimit', 'nft_ct', 'nft_fib_inet', 'nft_hash', 'nft_limit',
+  'nft_log', 'nft_masq', 'nft_nat', 'nft_numgen', 'nft_objref', 'nft_quota', 'nft_redir', 'nft_reject_inet', 'nft_socket', 'nft_tproxy', 'ipt_REJECT', 'ip6t_REJECT',
+  'xt_CT', 'xt_LOG', 'xt_MASQUERADE', 'xt_REDIRECT', 'xt_TCPMSS', 'xt_TPROXY', 'xt_addrtype', 'xt_cgroup', 'xt_comment', 'xt_connmark', 'xt_conntrack', 'xt_hashlimit',
+  'xt_length', 'xt_limit', 'xt_mark', 'xt_multiport', 'xt_nat', 'xt_owner', 'xt_pkttype', 'xt_recent', 'xt_set', 'xt_socket', 'xt_state', 'xt_statistic', 'xt_tcpudp',
+  'ip_set', 'ip_set_hash_ip', 'ip_set_hash_net', 'ip_set_hash_ipport', 'ip_set_bitmap_port', 'ip_set_list_set',
+]
+
+/** What is loaded when a container with the right to asks the kernel for it. */
+export const demandModules: readonly string[] = [...devices, ...netfilter]
 
 /** Modules of a kernel by name; names are compared with "-" as "_", as the kernel does. */
 export interface ModuleTree {

@@ -32,7 +32,8 @@ export function finalSpec(spec: OciSpec, context: SpecContext): OciSpec {
   return {
     ...rest,
     ociVersion: OCI_VERSION,
-    ...(spec.process === undefined ? {} : { process: { ...finalProcess(spec.process), terminal: context.terminal } }),
+    // Without a score of its own a container would have the agent's, and be the last to go when memory runs out.
+    ...(spec.process === undefined ? {} : { process: { oomScoreAdj: 0, ...finalProcess(spec.process), terminal: context.terminal } }),
     mounts: podMounts(spec, context),
     linux: finalLinux(spec.linux ?? {}, context),
   }
@@ -87,7 +88,7 @@ export function finalResources(resources: OciResources, hugepageSizes: readonly 
 
 /** The pod's files where the spec has none of its own; mounts that sit below others come after them. */
 function podMounts(spec: OciSpec, context: SpecContext): OciMount[] {
-  const own = (spec.mounts ?? []).filter((mount) => !isDefaultShm(mount))
+  const own: OciMount[] = (spec.mounts ?? []).filter((mount) => !isDefaultShm(mount))
   const taken = new Set(own.map((mount) => trimSlash(mount.destination)))
   const access = spec.root?.readonly === true ? 'ro' : 'rw'
   const pod = [
@@ -96,7 +97,13 @@ function podMounts(spec: OciSpec, context: SpecContext): OciMount[] {
     bind('/etc/resolv.conf', context.resolvConf, access),
     bind('/dev/shm', context.shm, 'rw', 'nosuid', 'noexec', 'nodev'),
   ]
-  return [...own, ...pod.filter(({ destination }) => !taken.has(destination))]
+  return pod.filter(({ destination }) => !taken.has(destination)).reduce(insertAbove, own)
+}
+
+/** Before the first mount that lies below it. */
+function insertAbove(mounts: readonly OciMount[], mount: OciMount): OciMount[] {
+  const at = mounts.findIndex(({ destination }) => destination.startsWith(`${mount.destination}/`))
+  return mounts.toSpliced(at === -1 ? mounts.length : at, 0, mount)
 }
 
 function bind(destination: string, source: string, ...options: string[]): OciMount {

@@ -15,7 +15,10 @@
 
 static void raise_limits(void) {
   struct rlimit limit = {.rlim_cur = OPEN_FILES_MAX, .rlim_max = OPEN_FILES_MAX};
+  struct rlimit none = {.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
   if (setrlimit(RLIMIT_NOFILE, &limit) != 0) fail("cannot raise the limit of open files");
+  /* The kernel's own follow the VM's memory, some 1800 for each user of a small one. What counts is the container's pids.max. */
+  if (setrlimit(RLIMIT_NPROC, &none) != 0 || setrlimit(RLIMIT_SIGPENDING, &none) != 0) fail("cannot lift the limits of processes");
 }
 
 static _Noreturn void run_root(void) {

@@ -23,5 +23,19 @@ await t.test('not for a container without the right, and not for what the image 
   t.match((await admin.execSync(['ip', 'link', 'add', 'no', 'type', 'nosuchkind'])).stderr, /Operation not supported|Not supported/)
 })
 
+await t.test('nft: filters, connection tracking and redirection', async (t) => {
+  const host = { mounts: [{ hostPath: '/usr', containerPath: '/host/usr', readonly: true }] }
+  const mesh = await pod.run({ ...idle, ...host, name: 'mesh', security: { capabilities: { addCapabilities: ['NET_ADMIN'] } } })
+  await inside(mesh, 'ln -s usr/lib /host/lib; ln -s usr/lib64 /host/lib64')
+  const nft = (rules: string) => inside(mesh, `chroot /host /usr/sbin/nft '${rules}'`)
+  t.equal(await inside(mesh, 'ls /sys/module | grep -cE "^(nf_tables|nf_conntrack|nft_)" || true'), '0', 'none is loaded before')
+  await nft('add table inet mesh; add chain inet mesh out { type nat hook output priority -100; }; add rule inet mesh out tcp dport 9999 redirect to :8080')
+  await nft('add chain inet mesh in { type filter hook input priority 0; }; add rule inet mesh in ct state established,related counter accept; add rule inet mesh in tcp dport 7777 reject with tcp reset')
+  await nft('add rule inet mesh in limit rate 5/second log prefix "seen"; add chain inet mesh post { type nat hook postrouting priority 100; }; add rule inet mesh post masquerade')
+  t.equal(await inside(mesh, 'nc -l -p 8080 -e echo redirected & until nc 127.0.0.1 9999 2>/dev/null; do sleep 0.1; done'), 'redirected')
+  t.match(await inside(mesh, 'chroot /host /usr/sbin/nft list ruleset'), /redirect to :8080[\s\S]*counter packets [1-9]/)
+  t.match(await mesh.execSync(['sh', '-c', 'echo | nc -w 5 127.0.0.1 7777']), { exitCode: 1 })
+})
+
 await pod.remove()
 t.strictSame(await kuasar.leaks(), [])

@@ -20,6 +20,10 @@ t.test('exec: output, exit codes, a command that is not there', async (t) => {
   await t.rejects(idler.execSync(['/etc']), { message: /exec: "\/etc": permission denied/ })
 })
 
+t.test('how many processes a user may have is the container\'s limit, and not the guest\'s size', async (t) => {
+  t.match(await inside(idler, 'cat /proc/1/limits'), /Max processes +unlimited +unlimited[\s\S]*Max pending signals +unlimited +unlimited/)
+})
+
 t.test('exec: a time limit ends it', async (t) => {
   await t.rejects(idler.execSync(['sleep', '1000'], 1), { message: /deadline|timed? ?out/i })
   t.notMatch(await inside(idler, 'ps'), /sleep 1000/)

@@ -80,7 +80,7 @@ t.test('the final spec: the VM\'s own namespaces, cgroup, files', async (t) => {
   t.equal(final.linux?.cgroupsPath, '/pod/c')
   t.strictSame(Object.keys(final.linux ?? {}).toSorted(), ['cgroupsPath', 'namespaces', 'resources', 'seccomp'])
   t.strictSame(final.linux?.resources, { cpu: { shares: 2 }, memory: { limit: 5 } })
-  t.strictSame(final.process, { args: ['a'], cwd: '/', user: { uid: 1 }, terminal: true })
+  t.strictSame(final.process, { args: ['a'], cwd: '/', user: { uid: 1 }, oomScoreAdj: 0, terminal: true })
   t.strictSame(final.mounts?.map(({ destination, source }) => [destination, source]), [
     ['/proc', 'proc'],
     ['/etc/hosts/', '/run/kuasar/shared/c/hosts'],
@@ -99,6 +99,11 @@ t.test('a volume at /dev/shm is the container\'s own', async (t) => {
 })
 
 t.test('joined PID namespaces; refused user namespaces; a missing root', async (t) => {
+  const below = { ...spec, mounts: [{ destination: '/dev', type: 'tmpfs' }, { destination: '/dev/shm/data', type: 'bind', source: '/d' }, { destination: '/x', type: 'tmpfs' }] }
+  const order = finalSpec(below, context).mounts?.map(({ destination }) => destination)
+  t.strictSame(order, ['/dev', '/dev/shm', '/dev/shm/data', '/x', '/etc/hosts', '/etc/hostname', '/etc/resolv.conf'], 'a volume below the pod\'s own mount is not covered by it')
+  t.equal(finalSpec({ ...spec, process: { args: ['a'] } }, context).process?.oomScoreAdj, 0, 'not the agent\'s, which is spared')
+  t.equal(finalSpec({ ...spec, process: { args: ['a'], oomScoreAdj: 985 } }, context).process?.oomScoreAdj, 985)
   t.strictSame(finalSpec(spec, { ...context, pidNamespace: '/proc/9/ns/pid' }).linux?.namespaces?.at(2), { type: 'pid', path: '/proc/9/ns/pid' })
   t.throws(() => finalSpec({ ...spec, linux: { namespaces: [{ type: 'user' }] } }, context), { code: 'UNIMPLEMENTED', message: /user namespaces/ })
   t.throws(() => finalSpec({ process: { args: ['a'] } }, context), { code: 'INVALID_ARGUMENT', message: /root\.path/ })
