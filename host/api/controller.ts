@@ -12,6 +12,7 @@ import type { Sandboxes } from '../sandbox/sandboxes.ts'
 import { containerdState } from '../sandbox/state.ts'
 import { nowMs } from '../sandbox/trace.ts'
 import { podRequest } from './pod-request.ts'
+import { sandboxSpec } from './sandbox-spec.ts'
 
 /** containerd.task.v3. Below it containerd would start a shim. */
 const TASK_API_VERSION = 3
@@ -61,6 +62,7 @@ export function createController({ rpc, sandboxes, namespace, sizing, cgroupPare
         labels: {},
         address: running.taskAddress,
         version: TASK_API_VERSION,
+        spec: sandboxSpec(sandbox.record.plan),
       }
     },
 

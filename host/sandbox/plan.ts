@@ -110,7 +110,7 @@ export function planPod(request: PodRequest, sizing: Sizing, cgroupParentDefault
     guest: {
       hostname,
       dns: request.dns,
-      sysctls: checkedSysctls(request.sysctls),
+      sysctls: podSysctls(request.sysctls),
       // The address Debian gives a machine's own name while it has no other (Debian reference 5.1.1).
       hostsLines: [`127.0.1.1\t${hostname}`],
       shmBytes: (whole(annotations, 'io.kuasar.shm-mib', 1, sizing.machine.memoryMiB) ?? 0) * MIB,
@@ -203,6 +203,19 @@ const helperSysctls: ReadonlySet<string> = new Set(['kernel.hotplug', 'kernel.mo
 
 const namesProgram = (name: string, value: string): boolean =>
   helperSysctls.has(name) || (name === 'kernel.core_pattern' && value.trimStart().startsWith('|'))
+
+/**
+ * What containerd sets in a pod of runc's by default (`enable_unprivileged_ports`, `enable_unprivileged_icmp`), and tells no sandboxer of:
+ * a server that is not root may have port 80, and ping needs no capability.
+ */
+const defaultSysctls = { 'net.ipv4.ip_unprivileged_port_start': '0', 'net.ipv4.ping_group_range': '0 2147483647' } as const
+
+/** The pod's own, and the defaults of those that it does not name, in either way to write a name. */
+function podSysctls(sysctls: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+  const named = new Set(Object.keys(sysctls).map((name) => name.replaceAll('/', '.')))
+  const defaults = Object.entries(defaultSysctls).filter(([name]) => !named.has(name))
+  return { ...Object.fromEntries(defaults), ...checkedSysctls(sysctls) }
+}
 
 /** Names only: what the guest's kernel does not have, or not take, it says itself, and the start fails with it. */
 function checkedSysctls(sysctls: Readonly<Record<string, string>>): Readonly<Record<string, string>> {

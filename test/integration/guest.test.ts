@@ -24,6 +24,14 @@ t.test('how many processes a user may have is the container\'s limit, and not th
   t.match(await inside(idler, 'cat /proc/1/limits'), /Max processes +unlimited +unlimited[\s\S]*Max pending signals +unlimited +unlimited/)
 })
 
+t.test('a user other than root, without capabilities, serves port 80, as under runc', async (t) => {
+  const plain = { ...idle, security: { runAsUser: { value: 1000 }, capabilities: { dropCapabilities: ['ALL'] } } }
+  const server = await pod.run({ name: 'unprivileged', ...plain })
+  t.equal(await inside(server, 'nc -l -p 80 -e echo served & until nc 127.0.0.1 80 2>/dev/null; do sleep 0.1; done'), 'served')
+  t.equal(await inside(server, 'cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range'), '0\n0\t2147483647')
+  await server.stop(0)
+})
+
 t.test('exec: a time limit ends it', async (t) => {
   await t.rejects(idler.execSync(['sleep', '1000'], 1), { message: /deadline|timed? ?out/i })
   t.notMatch(await inside(idler, 'ps'), /sleep 1000/)

@@ -7,7 +7,7 @@ import { execa } from 'execa'
 import { buildArchive } from '#test/images/archive.ts'
 import { images } from '#test/images/catalog.ts'
 import { containerdSeed, isBuilt } from './built.ts'
-import { startContainerd } from './containerd.ts'
+import { debianContainerd, startContainerd } from './containerd.ts'
 import { startNode } from './node.ts'
 import { poll } from './poll.ts'
 import { buildRoot, rootDir } from './root.ts'
@@ -26,7 +26,7 @@ else {
 /** Imports the images into a containerd in a node of its own and keeps what that leaves on disk. */
 async function buildSeed(): Promise<void> {
   await using node = await startNode({ images: false })
-  await using containerd = await startContainerd(node)
+  await using containerd = await startContainerd(node, { program: debianContainerd })
   await writeFile(join(node.dir, 'scratch/images.tar'), await buildArchive(rootDir))
   await node.run('ctr', ['--namespace', 'k8s.io', 'images', 'import', '--local', '/scratch/images.tar'])
   const noticed = await poll(noticeMsMax, async () => {

@@ -1,7 +1,8 @@
 /** Stock containerd's configuration in a node: the stock defaults, and what an external sandboxer needs. */
 
 import { readFileSync } from 'node:fs'
-import { readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { stringify } from 'smol-toml'
 import { connectCri, type Cri } from '#test/cri/client.ts'
 import { images } from '#test/images/catalog.ts'
@@ -13,6 +14,8 @@ import { poll } from './poll.ts'
 import type { Service, ServiceExit } from './service.ts'
 
 export interface ContainerdOptions {
+  /** By its path inside. Default: what KUASAR_NODE_CONTAINERD names, or else Debian's. */
+  readonly program?: string
   /** Default `info`. */
   readonly logLevel?: 'trace' | 'debug' | 'info' | 'warn' | 'error'
   /** The runtime handlers that are sandboxers behind one socket. Default `kuasar-qemu` and `kuasar-fake`. */
@@ -35,6 +38,9 @@ export interface ContainerdOptions {
 
 /** CRI's streaming server (exec, attach, port-forward) listens here; every node has a network of its own. */
 export const streamPort = 10_010
+
+/** Debian's containerd, by its path inside. */
+export const debianContainerd = '/usr/bin/containerd'
 
 /** The handlers a node offers beside `runc`. */
 export const sandboxers = ['kuasar-qemu', 'kuasar-fake'] as const
@@ -120,7 +126,7 @@ export async function startContainerd(node: TestNode, options: ContainerdOptions
   })
   let current = options
   const start = async () => {
-    await linkInto(node, current.sandboxers ?? sandboxers)
+    await linkInto(node, current.program ?? process.env['KUASAR_NODE_CONTAINERD'] ?? debianContainerd, current.sandboxers ?? sandboxers)
     if (current.rlimits !== undefined) await writeFile(node.path(baseSpecPath), await baseSpec(node, current.rlimits))
     await writeFile(node.path(containerdConfigPath), containerdConfig(current))
     return node.start({ name: 'containerd', command: 'containerd', args: [], ready: () => criReady(cri), readyMsMax: current.readyMsMax ?? readyMsDefault })
@@ -158,10 +164,14 @@ async function baseSpec(node: TestNode, rlimits: NonNullable<ContainerdOptions['
   return JSON.stringify({ ...spec, process: { ...spec.process, rlimits } })
 }
 
+/** The conditions that CRI says a kubelet waits for. containerd adds its own, of deprecated things: from 2.2 on cgroup v1 is one. */
+const readyConditions = ['RuntimeReady', 'NetworkReady']
+
 async function criReady(cri: Cri): Promise<boolean> {
   try {
     const { status } = await cri.runtime.Status({}, { timeoutMs: 1000 })
-    return status?.conditions.every((condition) => condition.status) ?? false
+    const met = new Set(status?.conditions.filter((condition) => condition.status).map(({ type }) => type))
+    return readyConditions.every((type) => met.has(type))
   } catch {
     return false
   }
@@ -180,15 +190,21 @@ async function cniOf(cri: Cri): Promise<string> {
   return networks?.at(-1)?.Config.Source ?? ''
 }
 
-/** Puts the stub shim on PATH under each runtime's name, which containerd looks up when it restarts, and the tests' CNI plugin in place. */
-async function linkInto(node: TestNode, sandboxerNames: readonly string[]): Promise<void> {
+/**
+ * Puts in place: containerd, before Debian's on PATH, for whoever asks its version; the stub shim under each runtime's name, which
+ * containerd looks up when it restarts; the tests' CNI plugin; and all such plugins where any containerd but Debian's looks for them.
+ */
+async function linkInto(node: TestNode, program: string, sandboxerNames: readonly string[]): Promise<void> {
   const links = [
-    ...sandboxerNames.map((name) => [`/usr/local/bin/containerd-shim-${name}-v1`, shim] as const),
-    [`/usr/lib/cni/${scriptPlugin}`, 'test/node/cni-script.ts'] as const,
+    ['/usr/local/bin/containerd', program] as const,
+    ...sandboxerNames.map((name) => [`/usr/local/bin/containerd-shim-${name}-v1`, `${inside.checkout}/${shim}`] as const),
+    [`/usr/lib/cni/${scriptPlugin}`, `${inside.checkout}/test/node/cni-script.ts`] as const,
+    ['/opt/cni/bin', '/usr/lib/cni'] as const,
   ]
   for (const [path, target] of links) {
     const link = node.path(path)
+    await mkdir(dirname(link), { recursive: true })
     await rm(link, { force: true })
-    await symlink(`${inside.checkout}/${target}`, link)
+    await symlink(target, link)
   }
 }

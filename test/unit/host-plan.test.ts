@@ -41,7 +41,7 @@ t.test('what the guest is told', async (t) => {
   t.same(guest, {
     hostname: 'web-0',
     dns: { servers: ['10.0.0.10'], searches: ['shop.svc'], options: ['ndots:5'] },
-    sysctls: { 'net.core.somaxconn': '1024' },
+    sysctls: { 'net.ipv4.ip_unprivileged_port_start': '0', 'net.ipv4.ping_group_range': '0 2147483647', 'net.core.somaxconn': '1024' },
     hostsLines: ['127.0.1.1\tweb-0'],
     shmBytes: 8 * 1024 * 1024,
     hugepagesMiB: 0,
@@ -52,7 +52,9 @@ t.test('what the guest is told', async (t) => {
   t.equal(plan({ hostname: '' }).guest.hostname, '0123456789ab')
   for (const key of ['kernel.core_pattern', 'kernel/modprobe'])
     t.throws(() => plan({ sysctls: { [key]: '|/bin/sh' } }), { code: 'INVALID_ARGUMENT', message: new RegExp(`sysctl ${key} names a program`) })
-  t.same(plan({ sysctls: { 'kernel.core_pattern': 'core.%p' } }).guest.sysctls, { 'kernel.core_pattern': 'core.%p' })
+  t.match(plan({ sysctls: { 'kernel.core_pattern': 'core.%p' } }).guest.sysctls, { 'kernel.core_pattern': 'core.%p' })
+  const own = { 'net/ipv4/ip_unprivileged_port_start': '1024', 'net.ipv4.ping_group_range': '1 0' }
+  t.same(plan({ sysctls: own }).guest.sysctls, own, 'a pod may have it otherwise')
   for (const key of ['../../etc', 'a..b', 'a b', ''])
     t.throws(() => plan({ sysctls: { [key]: '1' } }), { code: 'INVALID_ARGUMENT', message: /is not a kernel parameter/ })
 })
