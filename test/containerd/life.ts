@@ -82,6 +82,12 @@ export async function life(t: Test, line: string): Promise<void> {
       forward.close()
     })
 
+    await t.test('what the stub says it cannot is refused, and containerd lives', async (t) => {
+      const mounts = [{ hostPath: '/scratch', containerPath: '/scratch', readonly: true, recursiveReadOnly: true }]
+      await t.rejects(pod.run({ name: 'rro', mounts, command: ['true'] }), { message: /runtime handler does not support recursive read-only mounts/ })
+      t.match(await pod.status(), { state: 'SANDBOX_READY' })
+    })
+
     await t.test('containerd is killed, the sandboxer is killed', async (t) => {
       const vmm = await pidOf(node, pod.id, 'qemu')
       await containerd.restart('SIGKILL')

@@ -30,7 +30,7 @@ const upstreamFiles = [
 const own = /^(kuasar|google\.protobuf)\./
 
 /**
- * The start's answer has had a spec since containerd 2.3 (its API 1.12). CRI 1.36 made the value bytes, the same on the wire; containerd
+ * The start's answer has had a spec since containerd 2.3 (its API 1.11.1). CRI 1.36 made the value bytes, the same on the wire; containerd
  * 2.1 reads CRI 1.32, where it is text.
  */
 const newer = [
