@@ -22,6 +22,8 @@ t.test('a pod from Create to Shutdown', async (t) => {
   const started = await daemon.run('a1', { metadata: { name: 'web', namespace: 'shop', uid: 'u', attempt: 0 } })
   t.match(started, { sandboxId: 'a1', pid: 0, version: 3, address: `ttrpc+unix://${daemon.dir}/sandboxes/a1/task.sock` })
   t.not(started.createdAt, null)
+  t.equal(started.spec?.type_url, 'types.containerd.io/opencontainers/runtime-spec/1/Spec')
+  t.same(JSON.parse(started.spec?.value.toString() ?? ''), { ociVersion: '1.2.0', linux: { namespaces: [], cgroupsPath: '/kuasar-test/kuasar-a1' } }, 'for NRI')
   const status = await controller.Status({ sandboxId: 'a1', verbose: true })
   t.match(status, { state: 'SANDBOX_READY', address: started.address, version: 3, pid: 0 })
   t.match(JSON.parse(status.info['info'] ?? ''), { state: 'ready', agent: { version: 'fake' } })
