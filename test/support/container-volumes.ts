@@ -57,12 +57,18 @@ await t.test('one source in two containers is one mount, which goes with the las
   nothingLeft(t, after)
 })
 
-await t.test('a container that comes while the last user leaves has a mount of its own', async (t) => {
-  await using lab = new Lab()
+/** Containers "a" and "b" of one sandbox, and the directory that both have for a volume. */
+async function oneDirectory(lab: Lab) {
   const sandbox = await lab.sandbox('s1')
   const source = join(lab.base, 'data')
   mkdirSync(source)
   for (const id of ['a', 'b']) sandbox.add(id, { mounts: [bind(source, '/data')] })
+  return { sandbox, source }
+}
+
+await t.test('a container that comes while the last user leaves has a mount of its own', async (t) => {
+  await using lab = new Lab()
+  const { sandbox } = await oneDirectory(lab)
   await sandbox.prepare('a')
   const leaving = sandbox.release('a')
   await sandbox.prepare('b')
@@ -76,10 +82,7 @@ await t.test('a container that comes while the last user leaves has a mount of i
 
 await t.test('a source that was replaced is another one for who comes later', async (t) => {
   await using lab = new Lab()
-  const sandbox = await lab.sandbox('s1')
-  const source = join(lab.base, 'data')
-  mkdirSync(source)
-  for (const id of ['a', 'b']) sandbox.add(id, { mounts: [bind(source, '/data')] })
+  const { sandbox, source } = await oneDirectory(lab)
   await sandbox.prepare('a')
   renameSync(source, join(lab.base, 'old'))
   mkdirSync(source)
@@ -92,10 +95,7 @@ await t.test('a source that was replaced is another one for who comes later', as
 
 await t.test('one that fails takes nothing from the others', async (t) => {
   await using lab = new Lab()
-  const sandbox = await lab.sandbox('s1')
-  const source = join(lab.base, 'data')
-  mkdirSync(source)
-  sandbox.add('a', { mounts: [bind(source, '/data')] })
+  const { sandbox, source } = await oneDirectory(lab)
   sandbox.add('b', { mounts: [bind(source, '/data')], snapshot: [{ ...lab.overlay('b', 1), options: ['lowerdir=/none', 'upperdir=/none', 'workdir=/none'] }] })
   await sandbox.prepare('a')
   await t.rejects(sandbox.prepare('b'))
