@@ -10,7 +10,7 @@ export interface FileResult {
   readonly passed: number
   /** Worth a reader's eye, and no failure. */
   readonly notes: readonly string[]
-  /** A failure each. */
+  /** A failure each: a line, and below it what tap said of it. */
   readonly complaints: readonly string[]
 }
 
@@ -70,10 +70,45 @@ function failure(file: string, complaint: string): FileResult {
   return { file, passed: 0, notes: [], complaints: [`FAILED ${file}: ${complaint}`] }
 }
 
+/** So many lines of what tap says of a failed assertion are shown with it. All is in the TAP, but a CI may keep only what was printed. */
+const diagnosticLinesMax = 40
+
+/** The YAML that follows a failed assertion, less its lines of source code. */
+class Diagnostic {
+  readonly #lines: string[] = []
+  #indent: string | undefined
+  #inSource = false
+  ended = false
+
+  read(line: string): void {
+    const start = /^( *)---$/.exec(line)?.[1]
+    if (this.#indent === undefined) {
+      this.#indent = start
+      this.ended = start === undefined
+      return
+    }
+    const text = line.slice(this.#indent.length)
+    this.ended = text === '...'
+    if (/^\S/.test(text)) this.#inSource = text.startsWith('source:')
+    if (!this.ended && !this.#inSource) this.#lines.push(`    ${text}`)
+  }
+
+  get lines(): readonly string[] {
+    const rest = this.#lines.length - diagnosticLinesMax
+    return rest > 0 ? [...this.#lines.slice(0, diagnosticLinesMax), `    … ${rest} lines more`] : this.#lines
+  }
+}
+
+interface Complaint {
+  readonly text: string
+  readonly diagnostic: Diagnostic | undefined
+}
+
 /** What was read of a test file. tap prints its files one after another, however many run at a time. */
 class OpenFile {
   readonly #group: string
-  readonly #complaints: string[] = []
+  readonly #complaints: Complaint[] = []
+  #diagnostic: Diagnostic | undefined
   #passed = 0
   #excused = 0
   #expired = false
@@ -85,6 +120,9 @@ class OpenFile {
   /** One line of TAP: leaf results are counted, files and failures are shown. Answers the file that ends with it. */
   read(line: string): string | undefined {
     if (this.#expired) return this.#readExpired(line)
+    this.#diagnostic?.read(line)
+    if (this.#diagnostic?.ended === false) return undefined
+    this.#diagnostic = undefined
     // A file that took too long ends so, with or without a line of its own before; its name follows.
     this.#expired = /^not ok \d+ - timeout!$/.test(line)
     const match = this.#expired ? null : /^( *)(not )?ok \d+ ?(.*)$/.exec(line)
@@ -94,8 +132,8 @@ class OpenFile {
     this.#count(not === undefined, text)
     if (indent !== '') return undefined
     if (this.#complaints.length === 0) {
-      if (not !== undefined) this.#complaints.push('it ended badly; its TAP says how')
-      else if (this.#passed + this.#excused === 0) this.#complaints.push('it asserts nothing')
+      if (not !== undefined) this.#complain('it ended badly; its TAP says how')
+      else if (this.#passed + this.#excused === 0) this.#complain('it asserts nothing')
     }
     return /^- (\S+)/.exec(text)?.[1] ?? this.#group
   }
@@ -104,7 +142,7 @@ class OpenFile {
     const file = /^ {2}expired: (.*)$/.exec(line)?.[1]
     if (file === undefined) return undefined
     console.log(`  FAILED - ${file} took too long`)
-    if (this.#complaints.length === 0) this.#complaints.push('it took too long')
+    if (this.#complaints.length === 0) this.#complain('it took too long')
     return file
   }
 
@@ -112,22 +150,30 @@ class OpenFile {
     const [, directive = '', reason = ''] = / # (SKIP|TODO)\b ?(.*)$/i.exec(text) ?? []
     switch (directive.toUpperCase()) {
       case 'TODO':
-        this.#complaints.push(`yet to be done: ${text}`)
+        this.#complain(`yet to be done: ${text}`)
         return
       case 'SKIP':
         if (/\blacks: \S/.test(reason)) {
           this.#excused++
           console.log(`  skipped ${text}`)
-        } else this.#complaints.push(`skipped without naming what the machine lacks: ${text}`)
+        } else this.#complain(`skipped without naming what the machine lacks: ${text}`)
         return
     }
     // Subtests close with a line that carries their time; assertions carry none.
     if (/ # time=/.test(text)) return
     if (ok) this.#passed++
-    else this.#complaints.push(text.replace(/^- /, ''))
+    else {
+      this.#diagnostic = new Diagnostic()
+      this.#complain(text.replace(/^- /, ''), this.#diagnostic)
+    }
+  }
+
+  #complain(text: string, diagnostic?: Diagnostic): void {
+    this.#complaints.push({ text, diagnostic })
   }
 
   close(file: string): FileResult {
-    return { file, passed: this.#passed, notes: [], complaints: this.#complaints.map((complaint) => `FAILED ${file}: ${complaint}`) }
+    const complaints = this.#complaints.map(({ text, diagnostic }) => [`FAILED ${file}: ${text}`, ...(diagnostic?.lines ?? [])].join('\n'))
+    return { file, passed: this.#passed, notes: [], complaints }
   }
 }

@@ -15,6 +15,8 @@ interface Run {
   readonly results: readonly Result[]
   /** What the reader saw meanwhile. */
   readonly shown: string
+  /** What stands below the complaints, by file. */
+  readonly diagnostics: Readonly<Record<string, string>>
 }
 
 /** Runs a directory of files, named after what is in them, by runFiles in a process without this tap's hooks. */
@@ -28,8 +30,11 @@ async function run(directory: string, bodies: Readonly<Record<string, string>>, 
   const end = stdout.lastIndexOf('\n')
   const parsed: FileResult[] = JSON.parse(stdout.slice(end + 1))
   const short = (text: string) => text.replaceAll(`${directory}/`, '').replaceAll('.test.ts', '')
-  const results = parsed.map(({ file, passed, complaints }): Result => ({ file: short(file), passed, complaints: complaints.map(short) }))
-  return { results: results.toSorted((a, b) => (a.file < b.file ? -1 : 1)), shown: short(stdout.slice(0, end)) }
+  const results = parsed.map(({ file, passed, complaints }): Result => ({ file: short(file), passed, complaints: complaints.map((all) => short(all.split('\n', 1)[0] ?? '')) }))
+  const diagnostics = Object.fromEntries(
+    parsed.map(({ file, complaints }) => [short(file), short(complaints.flatMap((all) => all.split('\n').slice(1)).join('\n'))]),
+  )
+  return { results: results.toSorted((a, b) => (a.file < b.file ? -1 : 1)), shown: short(stdout.slice(0, end)), diagnostics }
 }
 
 t.test('what held is counted, what did not is a failure each, and so is what did not run', async (t) => {
@@ -71,6 +76,20 @@ t.test('what held is counted, what did not is a failure each, and so is what did
   t.match(shown, /^ {2}FAILED - fails /m)
   t.match(shown, /^ {2}skipped - inner # SKIP lacks: a moon$/m)
   t.match(await readFile(join(project.dir, 'all.tap'), 'utf8'), /^ +not ok 2 - numbers$/m, 'the whole TAP is kept')
+})
+
+t.test('a failed assertion is shown with its place and what was found, without source code, and not without end', async (t) => {
+  const { diagnostics } = await run('diagnosed', {
+    apart: "t.equal('found', 'asked', 'texts')\nt.pass('a line of source')",
+    long: "t.same(Array.from({ length: 500 }, (_, i) => i), [], 'lists')",
+    thrown: "t.test('inner', async () => { throw new Error('why it was thrown') })",
+  })
+  t.match(diagnostics['apart'], /^ {4}at:\n {6}fileName: .*\bapart\n {6}lineNumber: 2$/m)
+  t.match(diagnostics['apart'], /\n {6}-asked\n {6}\+found$/)
+  t.notMatch(diagnostics['apart'], /a line of source/)
+  t.equal(diagnostics['long']?.split('\n').length, 41)
+  t.match(diagnostics['long'], /\n {4}… \d{3} lines more$/)
+  t.match(diagnostics['thrown'], /stack:/)
 })
 
 // How tap says it depends on what the file was at.
