@@ -29,7 +29,7 @@ check: deps gen ## types and lint
 
 # What tests run besides the product itself.
 .PHONY: parts
-parts: os-addon init os-test-tools init-test-tools
+parts: sandboxer init os-test-tools init-test-tools
 
 .PHONY: unit
 unit: deps gen parts ## unit tests
@@ -44,7 +44,7 @@ test: check parts agent-tools crictl conformance-programs image node ## everythi
 	node tools/test.ts unit integration conformance
 
 .PHONY: demo
-demo: deps gen image node ## a pod in a microVM under stock containerd, and where its start went
+demo: deps gen sandboxer image node ## a pod in a microVM under stock containerd, and where its start went
 	@node demo/main.ts
 
 .PHONY: clean

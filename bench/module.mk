@@ -6,5 +6,5 @@ $(BENCH_FLOOR): bench/vm/floor.c guest/init/module.mk | $(BUILD)/tools/cc
 	cc $(STATIC_CFLAGS) -o $@ $<
 
 .PHONY: bench
-bench: deps gen os-addon image node $(BENCH_FLOOR) ## benchmarks; BENCH=start runs one, KUASAR_BENCH_ROUNDS=N takes N samples
+bench: deps gen sandboxer image node $(BENCH_FLOOR) ## benchmarks; BENCH=start runs one, KUASAR_BENCH_ROUNDS=N takes N samples
 	@node bench/main.ts $(BENCH)

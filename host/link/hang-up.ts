@@ -4,7 +4,8 @@
  * A plain close(2) is not enough for vhost-device-vsock 0.3.0. With bytes unread the kernel tells it ECONNRESET, which it
  * passes over: the guest's end of the connection then stays open for good. And a close between CONNECT and its answer
  * ends the device's only thread, and every connection of the guest with it, when the guest's answer comes after all.
- * So an answer is always waited for, and what comes is read to its end.
+ * So an answer is always waited for, and what comes is read to its end. The device's guard (vsock-guard.c) keeps it alive
+ * when a process is killed instead; a connection may then stay in the device, which this avoids.
  */
 import type { Socket } from 'node:net'
 

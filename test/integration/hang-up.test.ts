@@ -1,6 +1,7 @@
 /**
  * Connections of a guest's vsock whose host end goes in the middle: of a dial, of a download, of a sandboxer's life. The
- * device says nothing of it to the guest in some of these, and in others does not survive (host/link/hang-up.ts).
+ * device by itself says nothing of it to the guest in some of these, and in others does not survive (host/link/hang-up.ts,
+ * host/backends/microvm/vsock-guard.c).
  */
 import { writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
@@ -10,17 +11,27 @@ import t from 'tap'
 import { dialHybrid } from '#host/link/dial.ts'
 import { FORWARD_PORT } from '#shared/forward/frame.ts'
 import { checkout, inside as at } from '#test/node/paths.ts'
+import { sandboxerConfig } from '#test/node/sandboxer.ts'
 import { deathReason, pidOf, recordOf, stateOf, until } from '#test/support/faults.ts'
 import { idle, inside, microvm, startKuasar } from '#test/support/kuasar.ts'
 
 const DIALS = 100
 /** Between two looks whether the device has survived them. */
 const RUDE_DIALS = 20
+/** Looks in a row that find every thread of the device asleep: it does not spin. */
+const QUIET_LOOKS = 10
+/** A microVM whose device goes without its guard. */
+const unguarded = 'kuasar-unguarded'
 /** Whoever sends for so long to a stopped process has filled every buffer on the way, or nearly so. */
 const STALL_MS = 3_000
 
 await execa('make', ['container-tools'], { cwd: checkout })
-const kuasar = await startKuasar()
+const backends = {
+  ...sandboxerConfig.backends,
+  [unguarded]: { ...sandboxerConfig.backends[microvm], vhost_device_vsock: `${at.checkout}/build/test/unguarded` },
+}
+await writeFile(`${checkout}/build/test/unguarded`, '#!/bin/sh\nunset LD_PRELOAD\nexec /usr/bin/vhost-device-vsock "$@"\n', { mode: 0o755 })
+const kuasar = await startKuasar({ sandboxer: { config: { backends } }, containerd: { sandboxers: [microvm, unguarded] } })
 t.teardown(() => kuasar[Symbol.asyncDispose]())
 const { node, sandboxer, containerd } = kuasar
 
@@ -35,6 +46,8 @@ const device = await pidOf(node, pod.id, 'vhost-device-vsock')
 const connections = async () => Number(await inside(container, "cat /proc/net/tcp | awk '$4 == \"01\" || $4 == \"08\"' | wc -l"))
 const threads = () => kuasar.sh(`ls /proc/${device}/task | wc -l`)
 const files = async () => Number(await kuasar.sh(`ls /proc/${device}/fd | wc -l`))
+/** Of the device's threads: S sleeps, R runs. */
+const states = async () => (await kuasar.sh(`sed 's/.*) //' /proc/${device}/task/*/stat | cut -c 1`)).trim().split('\n')
 /** Bytes that wait to be read by the host's ends of the guest's vsock. */
 const unread = async () => Number(await kuasar.sh(`ss --unix --no-header state established | grep -F ${pod.id} | awk '{print $2; print $3}' | sort -n | tail -n 1`))
 
@@ -60,6 +73,31 @@ t.test('dials that are given up at any moment', async (t) => {
   t.equal(await threads(), threadsBefore, 'the device has all of its threads')
   // One more for the heartbeat's connection, whenever it came.
   await until('no connection is left in the device', async () => (await files()) <= filesBefore + 1)
+})
+
+/** Dials the guest and goes, as a process does that is killed: before it has said where to, after, or with the answer on its way. */
+async function rude(path: string, index: number): Promise<void> {
+  const socket = connect({ path }).on('error', () => {})
+  const closed = new Promise((resolve) => socket.once('close', resolve))
+  socket.once('connect', () => {
+    if (index % 4 === 0) socket.destroy()
+    else socket.write(`CONNECT ${FORWARD_PORT}\n`, () => (index % 4 === 1 ? setTimeout(() => socket.destroy(), (index % 20) / 4) : socket.destroy()))
+  })
+  await closed
+}
+
+t.test('processes that are killed in the middle of a dial', async (t) => {
+  const threadsBefore = await threads()
+  for (let i = 0; i < DIALS; i++) await rude(node.path(`/run/kuasar/sandboxes/${pod.id}/vsock`), i)
+  t.comment(`${await files()} files of the device after ${DIALS} such dials`)
+  t.equal(await inside(container, 'echo alive'), 'alive')
+  t.equal(await threads(), threadsBefore, 'the device has all of its threads')
+  let quiet = 0
+  await until('the device sleeps', async () => {
+    quiet = (await states()).every((state) => state === 'S') ? quiet + 1 : 0
+    return quiet === QUIET_LOOKS
+  })
+  t.equal(await stateOf(pod), 'SANDBOX_READY')
 })
 
 t.test('a download whose client goes while the sandboxer cannot read', async (t) => {
@@ -95,15 +133,10 @@ t.test('a sandboxer that is killed with its guest’s words unread', async (t) =
 })
 
 t.test('a device that loses its thread ends its pod, and says why', async (t) => {
-  const doomed = await kuasar.pod('doomed')
+  const doomed = await containerd.cri.runPod({ name: 'doomed' }, unguarded)
   const path = node.path(`/run/kuasar/sandboxes/${doomed.id}/vsock`)
-  // What the sandboxer never does, and a process killed at the wrong moment may.
-  const rude = async () => {
-    const socket = connect({ path }).on('error', () => {})
-    await new Promise((resolve) => socket.once('close', resolve).once('connect', () => socket.write(`CONNECT ${FORWARD_PORT}\n`, () => socket.destroy())))
-  }
   const state = await until('the pod is not ready any more', async () => {
-    for (let i = 0; i < RUDE_DIALS; i++) await rude()
+    for (let i = 0; i < RUDE_DIALS; i++) await rude(path, 2)
     const { state } = await doomed.status()
     return state === 'SANDBOX_NOTREADY' ? state : undefined
   })

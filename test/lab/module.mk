@@ -3,5 +3,5 @@ lab: deps gen parts agent-tools image node ## tests on a machine of its own: sys
 	@node tools/test.ts lab
 
 .PHONY: lab-shell
-lab-shell: node os-addon image ## look around in such a machine
+lab-shell: node sandboxer image ## look around in such a machine
 	@node test/lab/shell.ts

@@ -2,7 +2,7 @@
 import { execa } from 'execa'
 import t from 'tap'
 import { processCommand, processEnv } from '#host/backends/microvm/process-argv.ts'
-import { vhostVsockCommand } from '#host/backends/microvm/vhost-vsock.ts'
+import { VSOCK_GUARD, vhostVsockCommand } from '#host/backends/microvm/vhost-vsock.ts'
 import { virtiofsdCommand } from '#host/backends/microvm/virtiofsd.ts'
 
 t.test('virtiofsd', (t) => {
@@ -27,8 +27,8 @@ t.test('virtiofsd', (t) => {
 
 t.test('vhost-device-vsock', (t) => {
   t.strictSame(vhostVsockCommand({ path: '/usr/bin/vhost-device-vsock', socket: '/s/vhost-vsock.sock', uds: '/s/vsock' }), {
-    file: '/usr/bin/vhost-device-vsock',
-    args: ['--guest-cid=3', '--socket=/s/vhost-vsock.sock', '--uds-path=/s/vsock'],
+    file: '/usr/bin/env',
+    args: [`LD_PRELOAD=${VSOCK_GUARD}`, '/usr/bin/vhost-device-vsock', '--guest-cid=3', '--socket=/s/vhost-vsock.sock', '--uds-path=/s/vsock'],
   })
   t.end()
 })
