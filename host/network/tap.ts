@@ -113,6 +113,8 @@ export async function removeTaps(netns: string, taps: readonly OwnedTap[]): Prom
   const script = `${feed('tc -force -batch -', tc)}${feed('ip -force -batch -', ip)}ip -json link show && tc -json qdisc show`
   const { exitCode, stdout, stderr } = await inNetns(netns, script)
   const [linksNow = '', qdiscsNow = ''] = stdout.split('\n').filter((line) => line.startsWith('['))
+  // Whoever made the namespace may have taken it meanwhile.
+  if (exitCode !== 0 && !(await netnsExists(netns))) return
   if (exitCode !== 0) throw new RuntimeError('INTERNAL', `whether ${taps.map(({ name }) => name).join(', ')} is gone from ${netns} cannot be told: ${stderr.trim()}`)
   const left = [
     ...links.parse(JSON.parse(linksNow)).flatMap(({ ifname }) => (taps.some(({ name }) => name === ifname) ? [`link ${ifname}`] : [])),

@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { discoverNetwork } from '#host/network/discover.ts'
 import { makeNetns, runInNetns } from '#host/network/netns.ts'
@@ -61,6 +62,21 @@ t.test('half made, half gone, and gone with its namespace', async (t) => {
   await removeTaps(netns, owned(netns, plan))
   await removeTaps('/tmp/nowhere/netns', owned(netns, plan))
   await removeTaps('/etc/hostname', owned(netns, plan))
+})
+
+// CNI takes the namespace of a start that its client has given up, while the start is being undone.
+t.test('gone with its namespace at any moment of their removal', async (t) => {
+  for (let delayMs = 0; delayMs < 20; delayMs++) {
+    const dir = mkdtempSync('/tmp/netns-')
+    const netns = join(dir, 'pod')
+    writeFileSync(netns, '')
+    execFileSync('unshare', [`--net=${netns}`, 'true'])
+    const removed = removeTaps(netns, [{ netns, name: 'kuasar-tap0', uplink: 'eth0' }])
+    await sleep(delayMs)
+    execFileSync('umount', [netns])
+    rmSync(dir, { recursive: true })
+    await t.resolves(removed, `${delayMs} ms after it began`)
+  }
 })
 
 t.test('what is refused is found in a real namespace too', async (t) => {
