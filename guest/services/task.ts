@@ -122,8 +122,10 @@ function optionalExecId(id: string | undefined): string {
 }
 
 function wireState(state: ProcessState) {
-  const exit = state.kind === 'stopped' && hasExited(state) ? wireExit(state.exit) : {}
-  return { pid: state.pid, status: wireStatus[statusOf[state.kind]], ...exit }
+  const status = statusOf[state.kind]
+  // Also while it is being deleted. containerd 2.1 takes an exit without its time for a container that runs (restart.go).
+  const exit = status === 'stopped' && hasExited(state) ? wireExit(state.exit) : {}
+  return { pid: state.pid, status: wireStatus[status], ...exit }
 }
 
 function wireExit(exit: Exit) {

@@ -187,6 +187,23 @@ t.test('a kill that comes during a Delete is answered before it: containerd hang
   t.strictSame(answers, ['NOT_FOUND', 137])
 })
 
+// A containerd that was killed over its Delete asks for the State when it is back. An exit without its time it takes for a
+// container that runs, and then no removal of its pod succeeds any more.
+t.test('the State has the exit until a Delete has been answered', async (t) => {
+  using client = await node.container('leaving', sh('exit 7'))
+  await client.create()
+  await client.start()
+  await client.wait()
+  const over = new AbortController()
+  const deleted = client.delete().finally(() => over.abort())
+  const states = []
+  while (!over.signal.aborted) states.push(await client.calls.State({ id: 'leaving' }).catch((error: unknown) => asRuntimeError(error).code))
+  await deleted
+  const found = states.filter((state) => state !== 'NOT_FOUND')
+  t.ok(found.length > 1)
+  for (const state of found) t.match(state, { status: 'STOPPED', exitStatus: 7, exitedAt: { seconds: /^1\d{9}$/ } })
+})
+
 t.test('pause and resume', async (t) => {
   using client = await node.container('pause', sh('sleep 1000'))
   await client.create()
