@@ -7,7 +7,7 @@ import { basename, dirname, join } from 'node:path'
 import { RuntimeError } from '#shared/errors.ts'
 import type { Mounts } from '#shared/os/contract.ts'
 import { isErrno } from '#shared/os/error.ts'
-import { mountIdOf, mountPoints, mountsOn } from '../sandbox/mounts.ts'
+import { mountIdOf, mountsOn } from '../sandbox/mounts.ts'
 import type { VolumePlan } from './plan.ts'
 import type { OverlayRootfs, RootfsPlan } from './rootfs.ts'
 
@@ -89,8 +89,8 @@ export function mountVolume(mounts: Mounts, plan: VolumePlan, from: string, stag
   mounts.mount({ source: from, target: at, type: '', options: [plan.recursive ? 'rbind' : 'bind'] })
   try {
     mounts.mount({ source: 'none', target: at, type: '', options: [plan.receives ? 'rslave' : 'rprivate'] })
-    for (const target of plan.readonly === 'recursive' ? pointsBelow(at) : [at])
-      mounts.mount({ source: 'none', target, type: '', options: ['remount', 'bind', ...GUARD, ...(plan.readonly === 'no' ? [] : ['ro'])] })
+    if (plan.readonly === 'recursive') mounts.restrict(at)
+    else mounts.mount({ source: 'none', target: at, type: '', options: ['remount', 'bind', ...GUARD, ...(plan.readonly === 'no' ? [] : ['ro'])] })
     if (stagingDir !== undefined) mounts.mount({ source: at, target: plan.target, type: '', options: ['move'] })
   } catch (error) {
     mounts.unmount(at, true)
@@ -134,9 +134,6 @@ function openDirectory(path: string): number | undefined {
     throw error
   }
 }
-
-const pointsBelow = (path: string): readonly string[] =>
-  mountPoints(readFileSync('/proc/self/mountinfo', 'utf8')).filter((point) => point === path || point.startsWith(`${path}/`))
 
 /** What a SIGKILL between two calls left. */
 const clear = (mounts: Mounts, staged: string): void => void unmountIfMounted(mounts, staged)

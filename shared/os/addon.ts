@@ -22,6 +22,7 @@ export interface Addon extends VsockAddon {
   resize(fd: number, columns: number, rows: number): void
   mount(source: string, target: string, type: string, flags: number, data: string): void
   unmount(target: string, flags: number): void
+  restrict(target: string): void
   pidfdOpen(pid: number): number
   setHostname(name: string): void
   setRealtime(unixNanos: bigint): void

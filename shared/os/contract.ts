@@ -55,6 +55,11 @@ export interface Mounts {
   mount(request: MountRequest): void
   /** MNT_DETACH when `lazy`. A link as `target` is no mount point. EINVAL (not a mount point) and ENOENT are reported, not swallowed. */
   unmount(target: string, lazy?: boolean): void
+  /**
+   * Makes the mount at `target` and every one below it read-only, nosuid and nodev, at once: nobody who renames what lies below can
+   * keep one from it. ENOSYS before Linux 5.12. Source: mount_setattr(2), AT_RECURSIVE.
+   */
+  restrict(target: string): void
 }
 
 /** A program to run in our working directory. */

@@ -80,6 +80,9 @@ export function createFakeOs({ cid = FIRST_GUEST_CID, network }: FakeOsOptions =
         if (at < 0) throw new OsError('EINVAL', 'umount2', `unmount ${target}: not a mount point (EINVAL)`)
         mounted.splice(at, 1)
       },
+      restrict(target) {
+        if (!mounted.some((request) => request.target === target)) throw new OsError('EINVAL', 'mount_setattr', `make ${target} read-only: not a mount point (EINVAL)`)
+      },
     },
     processes: {
       spawn: fakeSpawn,

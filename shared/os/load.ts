@@ -2,7 +2,7 @@
 import { OsError } from './error.ts'
 
 /** ADDON_VERSION of native/addon.h. */
-export const ADDON_VERSION = 4
+export const ADDON_VERSION = 5
 
 /** Errors: OsError ELIBBAD when it does not load or is of another version; `remedy` says how it is built again. */
 export function loadAddon<A>(path: string, isAddon: (exports: unknown) => exports is A, remedy: string): A {

@@ -39,6 +39,7 @@ export function createNativeOs(addon: () => Addon = loadAddon): Os {
     },
     mounts: {
       mount: (request) => mount(addon(), request),
+      restrict: (target) => attempt(`make ${target} and what is mounted below it read-only`, () => addon().restrict(target)),
       unmount: (target, lazy = false) => attempt(`unmount ${target}`, () => addon().unmount(target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0))),
     },
     processes: {

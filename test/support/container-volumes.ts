@@ -184,13 +184,13 @@ await t.test('a mount that a guest has moved is not looked for', async (t) => {
   }
   // Just when the bind has come to its place, as a guest that can write the same volume could.
   const swapping: Mounts = {
+    ...native,
     mount(request) {
       native.mount(request)
       if (!request.target.includes('/shared/') || !request.options.includes('rprivate')) return
       renameSync(join(source, 'dir'), join(source, 'moved'))
       symlinkSync(elsewhere, join(source, 'dir'))
     },
-    unmount: (target, lazy) => native.unmount(target, lazy),
   }
   const hostile = await lab.sandbox('s1', { mounts: swapping })
   hostile.add('a', { mounts: [bind(source, '/tree', 'rw')] })
@@ -198,6 +198,32 @@ await t.test('a mount that a guest has moved is not looked for', async (t) => {
   t.ok(mountPoints().includes(join(elsewhere, 'point')), 'least of all through its link')
   await hostile.release('a')
   nothingLeft(t, hostile)
+})
+
+await t.test('a mount that a guest moves at the wrong moment becomes read-only all the same', async (t) => {
+  await using lab = new Lab()
+  const source = join(lab.base, 'tree')
+  const elsewhere = join(lab.base, 'elsewhere')
+  for (const path of [join(source, 'dir/point'), join(elsewhere, 'point')]) {
+    mkdirSync(path, { recursive: true })
+    native.mount({ source: 'tmpfs', target: path, type: 'tmpfs', options: [] })
+  }
+  const swapping: Mounts = {
+    ...native,
+    restrict(target) {
+      renameSync(join(source, 'dir'), join(source, 'moved'))
+      symlinkSync(elsewhere, join(source, 'dir'))
+      native.restrict(target)
+    },
+  }
+  const sandbox = await lab.sandbox('s1', { mounts: swapping })
+  sandbox.add('a', { mounts: [bind(source, '/tree', 'rro')] })
+  await sandbox.prepare('a')
+  t.not((await sandbox.asGuest(`touch ${volume('a', 0)}/moved/point/x`)).exitCode, 0)
+  writeFileSync(join(source, 'moved/point/y'), '')
+  writeFileSync(join(elsewhere, 'point/z'), '')
+  await sandbox.release('a')
+  nothingLeft(t, sandbox)
 })
 
 await t.test('read-only goes as deep as asked', async (t) => {

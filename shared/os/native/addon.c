@@ -18,6 +18,7 @@ static const napi_property_descriptor functions[] = {
     METHOD("receiveFd", receive_fd),       METHOD("pipe", make_pipe),
     METHOD("resize", resize),              METHOD("pidfdOpen", pidfd_open_pid),
     METHOD("mount", do_mount),             METHOD("unmount", do_unmount),
+    METHOD("restrict", do_restrict),
     METHOD("setHostname", set_hostname),   METHOD("setRealtime", set_realtime),
     METHOD("bootTime", boot_time),         METHOD("powerOff", power_off),
     METHOD("localhostListen", localhost_listen),

@@ -12,7 +12,7 @@
 #include <node_api.h>
 
 /* Raised whenever a function is added or changes; native.ts refuses any other number. */
-#define ADDON_VERSION 4
+#define ADDON_VERSION 5
 
 /* Longest string argument in bytes, NUL included. A path fits (PATH_MAX), and so does the kernel's page of mount data. */
 #define STRING_BYTES_MAX 4096
@@ -53,6 +53,7 @@ napi_value localhost_listen(napi_env env, napi_callback_info info);
 
 napi_value do_mount(napi_env env, napi_callback_info info);
 napi_value do_unmount(napi_env env, napi_callback_info info);
+napi_value do_restrict(napi_env env, napi_callback_info info);
 
 napi_value pidfd_open_pid(napi_env env, napi_callback_info info);
 napi_value set_hostname(napi_env env, napi_callback_info info);

@@ -1,6 +1,7 @@
-/* mount(2) and umount2(2) as they are; mountOptions.ts turns option words into flags. */
+/* mount(2), umount2(2) and mount_setattr(2) as they are; mount-plan.ts turns option words into flags. */
 #include "addon.h"
 
+#include <fcntl.h>
 #include <sys/mount.h>
 
 static const char *or_null(const char *text) { return *text == '\0' ? NULL : text; }
@@ -24,4 +25,14 @@ napi_value do_unmount(napi_env env, napi_callback_info info) {
   if (!read_args(env, info, 2, args) || !read_string(env, args[0], target) || !read_int(env, args[1], &flags))
     return NULL;
   return umount2(target, flags) == 0 ? NULL : throw_errno(env, "umount2");
+}
+
+/* (target) → undefined. The mount and all below it, in one call: read-only, nosuid, nodev. */
+napi_value do_restrict(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  String target;
+  if (!read_args(env, info, 1, args) || !read_string(env, args[0], target)) return NULL;
+  struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
+  if (mount_setattr(AT_FDCWD, target, AT_RECURSIVE | AT_SYMLINK_NOFOLLOW, &attributes, sizeof attributes) == 0) return NULL;
+  return throw_errno(env, "mount_setattr");
 }
