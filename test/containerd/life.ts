@@ -82,10 +82,18 @@ export async function life(t: Test, line: string): Promise<void> {
       forward.close()
     })
 
-    await t.test('what the stub says it cannot is refused, and containerd lives', async (t) => {
-      const mounts = [{ hostPath: '/scratch', containerPath: '/scratch', readonly: true, recursiveReadOnly: true }]
-      await t.rejects(pod.run({ name: 'rro', mounts, command: ['true'] }), { message: /runtime handler does not support recursive read-only mounts/ })
-      t.match(await pod.status(), { state: 'SANDBOX_READY' })
+    await t.test('a mount that is read-only with all below it, which the stub says there are', async (t) => {
+      await node.run('sh', ['-ec', 'mkdir -p /scratch/rro/below; mount --no-mtab -t tmpfs tmpfs /scratch/rro/below; echo kept | tee /scratch/rro/file >/scratch/rro/below/file'])
+      const mount = { hostPath: '/scratch/rro', containerPath: '/rro', readonly: true }
+      const script = 'cd /rro; cat below/file; for f in file below/file; do echo x >$f && echo "wrote $f"; done 2>/dev/null'
+      const tries = async (name: string, recursiveReadOnly: boolean) => {
+        const container = await pod.run({ name, mounts: [{ ...mount, recursiveReadOnly }], command: ['sh', '-c', script] })
+        await container.exited()
+        return container.output()
+      }
+      t.equal(await tries('all-of-it', true), 'kept\n')
+      t.equal(await tries('top-alone', false), 'kept\nwrote below/file\n')
+      await node.run('umount', ['--no-mtab', '/scratch/rro/below'])
     })
 
     await t.test('containerd is killed, the sandboxer is killed', async (t) => {

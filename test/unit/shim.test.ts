@@ -37,10 +37,10 @@ await t.test('delete works in a bundle that is gone', async (t) => {
 /** Of a protobuf message, with less than 128 bytes. */
 const field = (number: number, bytes: string) => String.fromCharCode((number << 3) | 2, bytes.length) + bytes
 
-await t.test('-info answers a RuntimeInfo that has features, of which there is none', async (t) => {
+await t.test('-info answers a RuntimeInfo with the features there are', async (t) => {
   const type = 'types.containerd.io/opencontainers/runtime-spec/1/features/Features'
   // An Any in field 4: the type in its field 1, the value in its field 2.
-  const features = field(4, field(1, type) + field(2, '{}'))
+  const features = field(4, field(1, type) + field(2, '{"mountOptions":["rro"]}'))
   for (const args of [['-info'], [...flags, '-info'], ['--info']]) {
     const { exitCode, stdout } = await run(args)
     t.same({ exitCode, stdout }, { exitCode: 0, stdout: features })
