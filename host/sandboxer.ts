@@ -8,6 +8,7 @@ import { createNativeOs } from '#shared/os/native.ts'
 import { grpcHandlers, serveGrpc } from '#shared/rpc/grpc-server.ts'
 import { loadProtos } from '#shared/rpc/load.ts'
 import { loadServices } from '#shared/rpc/services.ts'
+import manifest from '../package.json' with { type: 'json' }
 import { createAdmin } from './api/admin.ts'
 import { createController } from './api/controller.ts'
 import { createGuestLinks } from './api/host-service.ts'
@@ -17,7 +18,10 @@ import { createPreparer } from './container/prepare.ts'
 import { createContainerd } from './containerd/client.ts'
 import { createForwards } from './forward/forwards.ts'
 import { AgentLink } from './link/agent.ts'
+import { parseMetricsAddress } from './config/metrics.ts'
 import { lockStateDir } from './lock.ts'
+import { serveMetrics } from './metrics/listener.ts'
+import { createMetrics } from './metrics/metrics.ts'
 import { beat } from './sandbox/beat.ts'
 import { pulse } from './sandbox/pulse.ts'
 import { hierarchies } from './sandbox/cgroup.ts'
@@ -73,23 +77,26 @@ export async function startSandboxer({ config, configFile, log, logLevel, store:
     reserveMiB: config.guest.reserve_mib,
     machine: { cpus: availableParallelism(), memoryMiB: Math.floor(totalmem() / 1024 / 1024) },
   }
+  const wanted = new Map(Object.entries(config.backends).map(([name, table]) => [name, table.warm]))
+  const metrics = createMetrics({ backends: wanted, version: manifest.version })
   const warm = new WarmPool({
-    wanted: new Map(Object.entries(config.backends).map(([name, table]) => [name, table.warm])),
+    wanted,
     size: defaultSize(sizing),
     cgroupParent: config.sandboxer.cgroup_parent,
   })
   const containerd = createContainerd({ socketPath: config.containerd.address, namespace: config.containerd.namespace, rpc })
+  const forwards = createForwards(os.localhost)
   const services: SandboxServices = {
     sandboxesDir,
     namespace: config.containerd.namespace,
     bootId: (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim(),
-    store: wrap(await DirectoryStore.open(join(stateDir, 'ledger'))),
+    store: metrics.store(wrap(await DirectoryStore.open(join(stateDir, 'ledger')))),
     undo,
     mounts: os.mounts,
     cgroupRoots: await hierarchies(),
     backend: (name) => backends.get(name),
-    links: createGuestLinks(rpc, instance, log),
-    forwards: createForwards(os.localhost),
+    links: createGuestLinks(rpc, instance, log, { onCall: metrics.onGuestCall, onRefused: metrics.onGuestRefused }),
+    forwards,
     agent: (dial) => new AgentLink(dial, rpc, instance),
     preparer: createPreparer({ containerd, mounts: os.mounts, containerdStateDir: config.containerd.state_dir }),
     containerd,
@@ -105,8 +112,13 @@ export async function startSandboxer({ config, configFile, log, logLevel, store:
     },
     logLevel,
     log,
+    observer: metrics.observer,
   }
   const sandboxes = new Sandboxes(services)
+  metrics.watch({ sandboxes, warm, forwards })
+  // Before anything is adopted: an address that cannot be had costs nobody anything.
+  const address = parseMetricsAddress(config.metrics.address)
+  if (address !== undefined) await serveMetrics(address, `${configFile}: metrics.address`, metrics)
   const left = await recover(sandboxes, services, config.limits.adopt_parallel)
 
   const controller = createController({
@@ -117,10 +129,10 @@ export async function startSandboxer({ config, configFile, log, logLevel, store:
     cgroupParent: config.sandboxer.cgroup_parent,
   })
   // containerd's socket last: whoever can reach it finds the whole daemon there.
-  await listen(config.sandboxer.admin, [grpcHandlers(rpc.admin, createAdmin(sandboxes, warm, config.sandboxer.debug))])
-  await listen(config.sandboxer.listen, [grpcHandlers(rpc.controller, controller)])
+  await listen(config.sandboxer.admin, [grpcHandlers(rpc.admin, createAdmin(sandboxes, warm, metrics.text, config.sandboxer.debug), metrics.onCall)])
+  await listen(config.sandboxer.listen, [grpcHandlers(rpc.controller, controller, metrics.onCall)])
   const forever = new AbortController().signal
-  beat(sandboxes, services, (signal) => containerd.connections(signal), forever).catch((error: unknown) => log.error('the beat has stopped', { error }))
+  beat(sandboxes, services, (signal) => metrics.presence(containerd.connections(signal)), forever).catch((error: unknown) => log.error('the beat has stopped', { error }))
   pulse(sandboxes, log, forever).catch((error: unknown) => log.error('the pulse has stopped', { error }))
   log.info('sandboxer serves', { listen: config.sandboxer.listen, backends: [...backends.keys()], sandboxes: sandboxes.all.length })
   warm.begin(services, left)

@@ -11,8 +11,8 @@ import type { WarmPool } from '../sandbox/warm-pool.ts'
 const CONSOLE_LINES = 100
 const CONSOLE_LINES_MAX = 1000
 
-/** `debug` is the configuration's sandboxer.debug. */
-export function createAdmin(sandboxes: Sandboxes, warm: Pick<WarmPool, 'all'>, debug: boolean): Handlers<ServiceTypesOf<'admin'>> {
+/** `debug` is the configuration's sandboxer.debug; `metrics` answers Prometheus' text. */
+export function createAdmin(sandboxes: Sandboxes, warm: Pick<WarmPool, 'all'>, metrics: () => Promise<string>, debug: boolean): Handlers<ServiceTypesOf<'admin'>> {
   return {
     List() {
       const pods = sandboxes.all.map(({ record, state }) => ({ record, state: state.kind, vmmPid: 'running' in state ? (record.vmmPid ?? 0) : 0 }))
@@ -31,6 +31,7 @@ export function createAdmin(sandboxes: Sandboxes, warm: Pick<WarmPool, 'all'>, d
         attributes: { ...attributes, source },
       })),
     }),
+    Metrics: async () => ({ text: await metrics() }),
     ...createInspection((id) => pick(sandboxes, id), debug),
   }
 }

@@ -17,10 +17,12 @@ export class GuestLog {
   readonly #log: Log
   #tokens = BURST_RECORDS
   #filledAtMs = performance.now()
+  readonly #onSuppressed: (() => void) | undefined
   #suppressed = 0
 
-  constructor(log: Log) {
+  constructor(log: Log, onSuppressed?: () => void) {
     this.#log = log
+    this.#onSuppressed = onSuppressed
   }
 
   write(records: readonly GuestRecord[], dropped: string): void {
@@ -45,6 +47,7 @@ export class GuestLog {
   #admit(): boolean {
     if (!this.#take()) {
       this.#suppressed++
+      this.#onSuppressed?.()
       return false
     }
     this.#confess()

@@ -11,12 +11,13 @@ import type { Log } from '#shared/log.ts'
 import type { MessageOut } from '#shared/rpc/any.ts'
 import type { Rpc, ServiceTypesOf } from '#shared/rpc/services.ts'
 import type { Handlers } from '#shared/ttrpc/method.ts'
+import type { CallReport } from '#shared/ttrpc/options.ts'
 import { TtrpcServer } from '#shared/ttrpc/server.ts'
 import { TimeShare } from '#shared/ttrpc/time-share.ts'
 import type { GuestStorage, PidNamespaceMode } from '../container/contract.ts'
 import { listenForGuest } from '../link/listener.ts'
 import { networkMessage } from '../link/network.ts'
-import type { BootMark, Claimed, GuestLinks, GuestPeer, Hello, Welcome } from '../sandbox/guest.ts'
+import type { BootMark, Claimed, GuestLinks, GuestPeer, GuestRefusal, Hello, Welcome } from '../sandbox/guest.ts'
 import { nowMs } from '../sandbox/trace.ts'
 import { readEvent } from './guest-events.ts'
 import { GuestLog } from './guest-log.ts'
@@ -39,14 +40,20 @@ const VERSION_LENGTH_MAX = 128
 /** Longer than any plausible uptime, in ns: a claim beyond it is noise. */
 const BOOTTIME_NANOS_MAX = 2n ** 62n
 
+/** Told of what guests ask, and of what is refused. */
+export interface GuestLinksObserver {
+  readonly onCall: (report: CallReport) => void
+  readonly onRefused: (what: GuestRefusal) => void
+}
+
 /** `instance` is this sandboxer's, and told to every guest. */
-export function createGuestLinks(rpc: Rpc, instance: string, log: Log): GuestLinks {
+export function createGuestLinks(rpc: Rpc, instance: string, log: Log, { onCall, onRefused }: Partial<GuestLinksObserver> = {}): GuestLinks {
   return {
     async listen(socketPath: string, peer: GuestPeer): Promise<AsyncDisposable> {
       const readShare = new TimeShare(GUEST_READ_SHARE_MAX)
       let guestLog: GuestLog | undefined
       // Made at its first record: by then a warm VM goes by the name of its pod.
-      const guestLogOf = () => (guestLog ??= new GuestLog(log.with({ sandbox: peer.id })))
+      const guestLogOf = () => (guestLog ??= new GuestLog(log.with({ sandbox: peer.id }), () => onRefused?.('log')))
       let current: { readonly socket: Socket; readonly server: TtrpcServer } | undefined
       const listener = await listenForGuest(socketPath, {
         onConnection(socket) {
@@ -54,11 +61,14 @@ export function createGuestLinks(rpc: Rpc, instance: string, log: Log): GuestLin
           const ttrpc = new TtrpcServer({
             ...limits,
             readShare,
+            onCall,
+            onRefused: () => onRefused?.('request'),
             onError: (error) => log.debug('guest link', { sandbox: peer.id, error: explain(error) }),
           }).add(rpc.host, handlers(rpc, instance, peer, guestLogOf))
           current = { socket, server: ttrpc }
           ttrpc.accept(socket)
         },
+        onRest: () => onRefused?.('dials'),
         onError: (error) => log.error('guest link', { sandbox: peer.id, error }),
       })
       return {

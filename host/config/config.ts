@@ -4,6 +4,7 @@ import { parse } from 'smol-toml'
 import { z } from 'zod'
 import { RuntimeError, explain } from '#shared/errors.ts'
 import { logLevels } from '#shared/log.ts'
+import { metrics } from './metrics.ts'
 import { parseTable } from './table.ts'
 
 /** Where the configuration is looked for when none is named. It need not exist. */
@@ -88,6 +89,7 @@ export const schema = z.strictObject({
   containerd: containerd.prefault({}),
   limits: limits.prefault({}),
   guest: guest.prefault({}),
+  metrics: metrics.prefault({}),
   /** Sandboxer name, as containerd sends it → how its sandboxes are made */
   backends: backends.default({ 'kuasar-qemu': { kind: 'qemu', warm: 0 } }),
 })

@@ -6,6 +6,7 @@
  *   kuasarctl [--socket PATH] inspect ID
  *   kuasarctl [--socket PATH] console ID [--lines N]
  *   kuasarctl [--socket PATH] trace ID [--page]
+ *   kuasarctl [--socket PATH] metrics
  *   kuasarctl [--socket PATH] debug ID [EXPRESSION]
  *   kuasarctl [--socket PATH] profile ID [--seconds N] >agent.cpuprofile
  *   kuasarctl [--socket PATH] heap ID >agent.heapsnapshot
@@ -32,6 +33,7 @@ const USAGE = `usage: kuasarctl [--socket PATH] COMMAND
   inspect ID              a sandbox's record
   console ID [--lines N]  the end of its guest's console
   trace ID [--page]       where its start went, as bars or as an HTML page
+  metrics                 what the sandboxer counts, in Prometheus' text format
 
 into the agent of its guest, where the sandboxer's configuration allows it (sandboxer.debug):
 
@@ -101,6 +103,9 @@ async function debug(admin: Admin, id: string, given: string | undefined): Promi
   if (threw) process.exitCode = 1
 }
 
+/** Those that name no sandbox. */
+const commandsOfAll: ReadonlySet<string> = new Set(['list', 'metrics'])
+
 interface Options {
   readonly lines: number
   readonly seconds: number
@@ -108,11 +113,14 @@ interface Options {
 }
 
 async function run(admin: Admin, [command, id = '', ...rest]: readonly string[], { lines, seconds, page: asPage }: Options): Promise<void> {
-  if (rest.length > (command === 'debug' ? 1 : 0) || (command === 'list') !== (id === '')) throw new Error(USAGE)
+  if (rest.length > (command === 'debug' ? 1 : 0) || commandsOfAll.has(command ?? '') !== (id === '')) throw new Error(USAGE)
   const { stdout } = process
   switch (command) {
     case 'list':
       stdout.write(await list(admin))
+      return
+    case 'metrics':
+      stdout.write((await admin.Metrics({}, limits)).text)
       return
     case 'inspect':
       stdout.write(`${(await admin.Inspect({ id }, limits)).record}\n`)

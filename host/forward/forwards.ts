@@ -37,16 +37,37 @@ export interface ForwardTarget {
   readonly log: Log
 }
 
+/** Of all pods, since the sandboxer started. */
+export interface ForwardCounts {
+  readonly open: number
+  /** The guest took the connection; those that are open included */
+  readonly carried: number
+  /** Beyond FORWARDS_MAX, or of a pod that ends */
+  readonly refused: number
+  /** Nobody listened in the guest, or it did not answer */
+  readonly failed: number
+  /** What clients have sent */
+  readonly bytesIn: number
+  /** What clients were sent */
+  readonly bytesOut: number
+}
+
 export interface Forwards {
   /** Until disposed. Never rejects: a pod is none the worse for want of it, and the log says what lacks. */
   open(target: ForwardTarget): Promise<Disposable>
 }
 
-export function createForwards(localhost: Localhost): Forwards {
+export interface CountedForwards extends Forwards {
+  counts(): ForwardCounts
+}
+
+export function createForwards(localhost: Localhost): CountedForwards {
   let told = false
+  const tally = new Tally()
   return {
+    counts: () => tally.counts(),
     async open(target) {
-      const pod = new PodForwards(target)
+      const pod = new PodForwards(target, tally)
       try {
         const listener = await localhost.listen(target.netnsPath, (socket, port) => void pod.forward(socket, port))
         return {
@@ -71,15 +92,56 @@ function lacking(error: unknown): string {
   return "the pod's localhost cannot be had"
 }
 
+/** A connection's bytes are its socket's own count: nothing is added to the way of the data. */
+class Tally {
+  readonly #open = new Set<Socket>()
+  #carried = 0
+  #refused = 0
+  #failed = 0
+  #bytesIn = 0
+  #bytesOut = 0
+
+  counts(): ForwardCounts {
+    let [bytesIn, bytesOut] = [this.#bytesIn, this.#bytesOut]
+    for (const { bytesRead, bytesWritten } of this.#open) {
+      bytesIn += bytesRead
+      bytesOut += bytesWritten
+    }
+    return { open: this.#open.size, carried: this.#carried, refused: this.#refused, failed: this.#failed, bytesIn, bytesOut }
+  }
+
+  refused(): void {
+    this.#refused++
+  }
+
+  opened(plain: Socket): void {
+    this.#open.add(plain)
+  }
+
+  carried(): void {
+    this.#carried++
+  }
+
+  /** `carried`: whether it had been */
+  ended(plain: Socket, carried: boolean): void {
+    if (!this.#open.delete(plain)) return
+    if (!carried) this.#failed++
+    this.#bytesIn += plain.bytesRead
+    this.#bytesOut += plain.bytesWritten
+  }
+}
+
 class PodForwards {
   readonly #target: ForwardTarget
+  readonly #tally: Tally
   readonly #dials = new Gate(DIALS_MAX)
   readonly #readShare = new TimeShare(GUEST_READ_SHARE_MAX)
   readonly #open = new Set<Socket>()
   readonly #closed = new AbortController()
 
-  constructor(target: ForwardTarget) {
+  constructor(target: ForwardTarget, tally: Tally) {
     this.#target = target
+    this.#tally = tally
   }
 
   /** Resolves when the connection is over. */
@@ -88,18 +150,24 @@ class PodForwards {
     plain.on('error', () => {})
     if (this.#open.size >= FORWARDS_MAX || this.#closed.signal.aborted) {
       this.#target.log.warn('a forward is refused', { port, open: this.#open.size })
+      this.#tally.refused()
       reset(plain)
       return
     }
     this.#open.add(plain)
+    this.#tally.opened(plain)
+    let carried = false
     try {
       const carrier = await this.#dials.run(() => this.#dial(port))
+      carried = true
+      this.#tally.carried()
       await splice(plain, carrier, 'host', hangUp, this.#readShare)
     } catch (error) {
       reset(plain)
       this.#target.log.debug('a forward ended', { port, error: explain(error) })
     } finally {
       this.#open.delete(plain)
+      this.#tally.ended(plain, carried)
     }
   }
 

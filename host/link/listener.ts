@@ -16,6 +16,8 @@ const REST_MS = 1000
 
 export interface ListenerOwner {
   onConnection(socket: Socket): void
+  /** It listens no more for a while. */
+  onRest?(): void
   /** The socket could not be listened on again; it is tried again after as long a rest. */
   onError(error: Error): void
 }
@@ -33,6 +35,7 @@ export async function listenForGuest(path: string, owner: ListenerOwner): Promis
       // Connections stay; only the listening ends.
       server.close()
       takeRest()
+      owner.onRest?.()
     }
     owner.onConnection(socket)
   })

@@ -63,9 +63,21 @@ export interface LaunchContext {
   readonly signal: AbortSignal
 }
 
+/**
+ * What ended a sandbox that nobody asked to end.
+ *
+ * vmm, virtiofsd, vsock  a process died, or a thread of a helper
+ * guest                  it ended its own machine: its agent died, its kernel panicked, it started anew
+ * heartbeat              it did not answer
+ * stopped                a process of it was stopped by a signal
+ */
+export const culprits = ['vmm', 'virtiofsd', 'vsock', 'guest', 'heartbeat', 'stopped'] as const
+export type Culprit = (typeof culprits)[number]
+
 export interface SandboxExit {
   /** Why the sandbox is no longer alive: "qemu exited", "virtiofsd died", … */
   readonly reason: string
+  readonly of: Culprit
   readonly atMs: number
   /** True when the sandboxer asked for it. */
   readonly expected: boolean

@@ -67,10 +67,10 @@ async function rest(ms: number, signal: AbortSignal): Promise<boolean> {
   }
 }
 
-async function reconcile(sandboxes: Sandboxes, containerd: Containerd, { namespace, log }: SandboxServices, suspicions: Suspicions): Promise<void> {
+async function reconcile(sandboxes: Sandboxes, containerd: Containerd, { namespace, log, observer }: SandboxServices, suspicions: Suspicions): Promise<void> {
   try {
     const findings = suspicions.confirm(await look(sandboxes.all, containerd, namespace), performance.now())
-    await actOnAll(findings, (id) => sandboxes.find(id), log)
+    await actOnAll(findings, (id) => sandboxes.find(id), log, observer)
   } catch (error) {
     log.debug('containerd cannot be asked', { error: explain(error) })
   }
@@ -88,6 +88,8 @@ class Hearts {
 
   /** Returns at once. A guest whose last beat is still awaited is not asked again. */
   listen(sandboxes: readonly Sandbox[]): void {
+    const { observer } = this.#services
+    for (const { id, record } of sandboxes) if (this.#awaited.has(id)) observer.heartbeat(record.sandboxer, 'late')
     const due = sandboxes.filter(({ id }) => !this.#awaited.has(id))
     for (const { id } of due) this.#awaited.add(id)
     void inParallel(due, async (sandbox) => {
@@ -99,7 +101,7 @@ class Hearts {
   }
 }
 
-async function heart(sandbox: Sandbox, { limits, log }: SandboxServices, looks: Gate): Promise<void> {
+async function heart(sandbox: Sandbox, { limits, log, observer }: SandboxServices, looks: Gate): Promise<void> {
   if (sandbox.state.kind !== 'ready') return
   const { agent, running, processes } = sandbox.state.running
   const proof = await proveAlive(
@@ -112,7 +114,8 @@ async function heart(sandbox: Sandbox, { limits, log }: SandboxServices, looks: 
     { vmmPid: running.vmmPid, processes },
     { quietMs: QUIET_MS, busyMs: limits.busyMs },
   )
+  observer.heartbeat(sandbox.record.sandboxer, proof.kind === 'alive' ? 'answered' : proof.kind)
   if (proof.kind === 'alive') return looks.run(() => sandbox.lookAtNetwork())
   const reason = proof.kind === 'dead' ? proof.reason : `the guest works but has not answered for ${limits.busyMs} ms`
-  await sandbox.kill(reason)
+  await sandbox.kill(reason, proof.kind === 'dead' && proof.held ? 'stopped' : 'heartbeat')
 }

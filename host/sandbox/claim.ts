@@ -38,7 +38,7 @@ export async function claim(context: Claim): Promise<Launched | undefined> {
   if (vm === undefined || network === 'cold') return undefined
   try {
     const launched = await handOver(vm, network, context)
-    services.warm.served()
+    services.warm.served(vm)
     return launched
   } catch (error) {
     services.log.warn('the start goes on without its warm VM', { sandbox: ledger.sandboxId, vm: vm.id, error: explain(error) })

@@ -53,6 +53,17 @@ export interface Claimed {
   readonly endMs: number
 }
 
+/**
+ * What a guest did that none of ours does.
+ *
+ * call     one that was answered INVALID_ARGUMENT or FAILED_PRECONDITION; a stop may overtake a call, too
+ * request  one that became no call: malformed, for a method that there is not, beyond a limit of its link
+ * dials    so many links that its listener rests
+ * log      a record beyond the rate that is written
+ */
+export const guestRefusals = ['call', 'request', 'dials', 'log'] as const
+export type GuestRefusal = (typeof guestRefusals)[number]
+
 /** Calls arrive in any order and from a hostile peer; each answers or rejects with a RuntimeError. */
 export interface GuestPeer {
   readonly id: string

@@ -30,7 +30,7 @@ export class Handshake {
   }
 
   /** What the start waits for, as the error of a timeout names it. */
-  get waitingFor(): string {
+  get waitingFor(): 'hello' | 'ready' {
     return this.#heard === 'nothing' ? 'hello' : 'ready'
   }
 

@@ -33,7 +33,7 @@ export interface Patience {
   readonly busyMs: number
 }
 
-export type Proof = { readonly kind: 'alive' } | { readonly kind: 'slow' } | { readonly kind: 'dead'; readonly reason: string }
+export type Proof = { readonly kind: 'alive' } | { readonly kind: 'slow' } | { readonly kind: 'dead'; readonly reason: string; readonly held: boolean }
 
 /** `slow`: it works but has not answered within `busyMs`, and the caller decides. Never rejects. */
 export async function proveAlive(
@@ -51,14 +51,14 @@ export async function proveAlive(
       if (await Promise.race([answered, sleep(SAMPLE_MS, false, { signal: over.signal })])) return { kind: 'alive' }
       const held = findHeld(processes)
       heldMs = held === undefined ? 0 : heldMs + SAMPLE_MS
-      if (held !== undefined && heldMs >= HELD_MS) return { kind: 'dead', reason: frozenReason(held) }
+      if (held !== undefined && heldMs >= HELD_MS) return { kind: 'dead', reason: frozenReason(held), held: true }
       // Most guests have answered by now, so that the first sample costs nothing at all.
       activity ??= await processActivity(vmmPid)
       idleMs += SAMPLE_MS
       if (idleMs >= quietMs) {
         const now = await processActivity(vmmPid)
         if ((now - activity) / 1e6 < idleMs * BUSY_SHARE_MIN)
-          return { kind: 'dead', reason: `the guest is frozen: no answer in ${waitedMs} ms, and its VM does nothing` }
+          return { kind: 'dead', reason: `the guest is frozen: no answer in ${waitedMs} ms, and its VM does nothing`, held: false }
         ;[activity, idleMs] = [now, 0]
       }
       if (waitedMs >= busyMs) return { kind: 'slow' }

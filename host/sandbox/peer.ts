@@ -1,7 +1,7 @@
 /** What a sandbox answers its guest. Beside the mailbox: a start that holds it waits for these very calls. */
 import { RuntimeError } from '#shared/errors.ts'
 import { IDLE_MAC } from '../network/plan.ts'
-import { ROOTS_TAG, SHARE_TAG } from './backend.ts'
+import { type Culprit, ROOTS_TAG, SHARE_TAG } from './backend.ts'
 import type { BoundBackend } from './backends.ts'
 import type { GuestPeer } from './guest.ts'
 import { type Handshake, STARTED_ANEW, negotiate } from './handshake.ts'
@@ -26,7 +26,7 @@ export interface PeerSandbox {
   /** The running guest. Errors: FAILED_PRECONDITION when there is none. */
   readonly guest: Guest
   readonly ledger: Pick<Ledger, 'record' | 'note'>
-  kill(reason: string): Promise<void>
+  kill(reason: string, of: Culprit): Promise<void>
 }
 
 export function guestPeer(sandbox: PeerSandbox, handshake: Handshake, backend: Pick<BoundBackend, 'capabilities'>, logLevel: () => string): GuestPeer {
@@ -37,7 +37,7 @@ export function guestPeer(sandbox: PeerSandbox, handshake: Handshake, backend: P
       const protocolVersion = negotiate(hello.protocolVersion)
       const { kind } = sandbox.state
       if (kind === 'ready' && !hello.resumed) {
-        void sandbox.kill(STARTED_ANEW)
+        void sandbox.kill(STARTED_ANEW, 'guest')
         throw new RuntimeError('FAILED_PRECONDITION', `sandbox ${id} has been ready; a fresh boot cannot take its place`)
       }
       if (kind === 'starting') handshake.hello(hello)

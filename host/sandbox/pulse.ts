@@ -6,6 +6,7 @@
  */
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import type { Log } from '#shared/log.ts'
+import type { Culprit } from './backend.ts'
 import { findHeld, frozenReason } from './held.ts'
 import type { Guest } from './running-guest.ts'
 import type { SandboxState } from './state.ts'
@@ -17,7 +18,7 @@ const PULSE_MS = 700
 export interface Pulsing {
   readonly id: string
   readonly state: SandboxState<Pick<Guest, 'processes'>>
-  kill(reason: string): Promise<void>
+  kill(reason: string, of: Culprit): Promise<void>
 }
 
 /** Resolves when `signal` is aborted. */
@@ -31,7 +32,7 @@ export async function pulse(sandboxes: { readonly all: readonly Pulsing[] }, log
       const reason = stoppedBySignal(sandbox)
       if (reason === undefined) continue
       now.add(sandbox.id)
-      if (stopped.has(sandbox.id)) void sandbox.kill(reason).catch((error: unknown) => log.error('a frozen guest is not ended', { sandbox: sandbox.id, error }))
+      if (stopped.has(sandbox.id)) void sandbox.kill(reason, 'stopped').catch((error: unknown) => log.error('a frozen guest is not ended', { sandbox: sandbox.id, error }))
     }
     stopped = now
     await sleep(PULSE_MS, undefined, { signal }).catch(() => {})

@@ -10,6 +10,7 @@ import { ID_LENGTH_MAX } from '#shared/ids.ts'
 import type { Log } from '#shared/log.ts'
 import type { Containerd } from '../containerd/contract.ts'
 import type { GuestTask } from '../link/agent.ts'
+import type { Observer } from './observer.ts'
 import type { Sandbox } from './sandbox.ts'
 
 /** Guests asked at the same time. */
@@ -22,6 +23,9 @@ const TASKS_MAX = 1024
 /** What a round does about one sandbox, and for how long, in ms; the next goes on. No guest may hold up the others. */
 const ACTS_MAX = 64
 const ROUND_MS = GUEST_TIMEOUT_MS
+
+/** How lists may differ. */
+export const findingKinds = ['forgotten-sandbox', 'stray-task', 'unreleased-container'] as const
 
 export type Finding =
   /** containerd's sandbox store does not have it */
@@ -119,13 +123,14 @@ async function see(sandbox: Sandbox, namespace: string): Promise<Seen> {
 type Acted = Pick<Sandbox, 'state' | 'shutdown'>
 
 /** The sandboxes beside each other; what fails, or takes too long, is found again by the next round. Never rejects, nor lasts longer than a round. */
-export async function actOnAll(findings: readonly Finding[], find: (id: string) => Acted | undefined, log: Log, roundMs = ROUND_MS): Promise<void> {
+export async function actOnAll(findings: readonly Finding[], find: (id: string) => Acted | undefined, log: Log, observer: Pick<Observer, 'reconciled'>, roundMs = ROUND_MS): Promise<void> {
   await inParallel([...Map.groupBy(findings, ({ sandboxId }) => sandboxId).values()], async (ofOne) => {
     const over = AbortSignal.timeout(roundMs)
     for (const finding of ofOne.slice(0, ACTS_MAX)) {
       const sandbox = find(finding.sandboxId)
       if (sandbox === undefined || over.aborted) return
       log.warn('reconciled', { ...finding })
+      observer.reconciled(finding.kind)
       const acted = act(finding, sandbox).catch((error: unknown) => log.error('reconciliation failed', { ...finding, error: explain(error) }))
       await abortable(acted, over).catch(() => {})
     }

@@ -18,7 +18,7 @@ import { removeTree } from './undo.ts'
  * Answers the records of warm VMs: they serve nobody, and are to be ended.
  */
 export async function recover(sandboxes: Sandboxes, services: SandboxServices, parallel: number): Promise<readonly SandboxRecord[]> {
-  const { store, log } = services
+  const { store, log, observer } = services
   const known = new Set<string>()
   const unreadable: string[] = []
   const found: SandboxRecord[] = []
@@ -27,6 +27,7 @@ export async function recover(sandboxes: Sandboxes, services: SandboxServices, p
     if (record instanceof RuntimeError) {
       const kept = await store.quarantine(id)
       unreadable.push(id)
+      observer.recovered('unreadable')
       log.error('a record cannot be read: its sandbox is ended', { sandbox: id, error: record, kept })
       continue
     }
@@ -83,10 +84,11 @@ async function clearStrays(known: ReadonlySet<string>, unreadable: readonly stri
   }
 }
 
-async function clearStray(id: string, unreadable: readonly string[], { sandboxesDir, log }: SandboxServices): Promise<void> {
+async function clearStray(id: string, unreadable: readonly string[], { sandboxesDir, log, observer }: SandboxServices): Promise<void> {
   const processes = await findMarked((marker) => marker.startsWith(`${id}/`))
   const cgroups = await sandboxCgroups([id, ...unreadable], processes.map(({ pid }) => pid))
   log.warn('a stray sandbox is cleared away', { sandbox: id, pids: processes.map(({ pid }) => pid) })
+  if (!unreadable.includes(id)) observer.recovered('stray')
   for (const { pid, startTicks } of processes) await endProcess(pid, startTicks)
   for (const cgroup of cgroups) await removeCgroup(cgroup)
   await removeTree(join(sandboxesDir, id))

@@ -7,7 +7,7 @@ import { RuntimeError, explain } from '#shared/errors.ts'
 import type { Log } from '#shared/log.ts'
 import { Mailbox } from '#shared/mailbox.ts'
 import type { AgentLink } from '../link/agent.ts'
-import type { RunningSandbox, SandboxExit } from './backend.ts'
+import type { Culprit, RunningSandbox, SandboxExit } from './backend.ts'
 import type { BoundBackend } from './backends.ts'
 import { claim } from './claim.ts'
 import { consoleTail } from './console.ts'
@@ -20,7 +20,7 @@ import { guestPeer } from './peer.ts'
 import type { SandboxRecord } from './record.ts'
 import { type Guest, type Surroundings, adoptRunning, attachGuest, shutdownGuest } from './running-guest.ts'
 import type { SandboxServices } from './services.ts'
-import { CONSOLE_LINES, launch, openForwards, paths } from './start.ts'
+import { CONSOLE_LINES, StartFailure, launch, openForwards, paths } from './start.ts'
 import { type Exit, type SandboxState, allows, mayBecome, type Operation } from './state.ts'
 import { Trace, nowMs } from './trace.ts'
 import { Waiters } from './waiters.ts'
@@ -49,7 +49,7 @@ export class Sandbox {
   constructor(record: SandboxRecord, backend: BoundBackend, services: SandboxServices, found: boolean, onGone: () => void) {
     this.id = record.id
     this.ledger = new Ledger(record, services.store, services.undo)
-    this.trace = new Trace(record.spans)
+    this.trace = new Trace(record.spans, (span) => services.observer.containerSpan(record.sandboxer, span))
     this.#handshake = new Handshake(this.trace)
     this.#services = services
     this.#backend = backend
@@ -94,10 +94,13 @@ export class Sandbox {
       this.#require('start')
       const cancelled = new AbortController()
       this.#become({ kind: 'starting', sinceMs: nowMs(), cancel: (reason) => cancelled.abort(reason) })
+      const given = AbortSignal.any([signal, cancelled.signal])
       try {
-        return await this.#launch(AbortSignal.any([signal, cancelled.signal]))
+        return await this.#launch(given)
       } catch (error) {
         this.#log.warn('start failed', { error })
+        const step = error instanceof StartFailure ? error.step : 'other'
+        this.#services.observer.startFailed(this.record.sandboxer, given.aborted ? 'cancelled' : step)
         await this.#forget(error)
         throw error
       }
@@ -118,7 +121,8 @@ export class Sandbox {
       handshake: this.#handshake,
       signal,
     }
-    const launched = (await claim(context)) ?? (await launch(context))
+    const claimed = await claim(context)
+    const launched = claimed ?? (await launch(context))
     this.trace.add({ name: 'start', startMs, endMs: nowMs(), source: 'sandboxer' })
     this.trace.startIsOver()
     const { taskAddress, vmmPid, adoption } = launched.running
@@ -126,6 +130,7 @@ export class Sandbox {
     this.#become({ kind: 'ready', readyAtMs: Date.now(), running: guest })
     this.#watch(guest)
     await this.ledger.amend({ state: 'ready', readyAtMs: Date.now(), taskAddress, vmmPid, adoption, spans: [...this.trace.spans] })
+    this.#services.observer.started(this.record.sandboxer, claimed === undefined ? 'cold' : 'warm', this.record.spans)
     return guest
   }
 
@@ -198,10 +203,10 @@ export class Sandbox {
   }
 
   /** Ends the guest by force: it is frozen, or not what it should be. Once, however often a guest makes it be asked meanwhile. */
-  kill(reason: string): Promise<void> {
+  kill(reason: string, of: Culprit): Promise<void> {
     this.#killing ??= this.#mailbox
       .run(async () => {
-        if (this.#state.kind === 'ready') await this.#die(this.#state.running, { reason, atMs: Date.now() })
+        if (this.#state.kind === 'ready') await this.#die(this.#state.running, { reason, of, atMs: Date.now() })
       })
       .finally(() => (this.#killing = undefined))
     return this.#killing
@@ -218,7 +223,10 @@ export class Sandbox {
   adopt(): Promise<void> {
     return this.#mailbox.run(async () => {
       const { state, exit } = this.record
-      if (state === 'starting') return this.#forget(new RuntimeError('ABORTED', 'the sandboxer ended during the start'))
+      if (state === 'starting') {
+        this.#services.observer.recovered('undone')
+        return this.#forget(new RuntimeError('ABORTED', 'the sandboxer ended during the start'))
+      }
       if (state === 'created') return this.#become({ kind: 'created' })
       if (state === 'stopped') {
         this.#become({ kind: 'stopped', exit: exit ?? { status: DIED_STATUS, atMs: Date.now(), reason: 'unknown' } })
@@ -226,8 +234,10 @@ export class Sandbox {
       }
       try {
         await this.#adoptGuest()
+        this.#services.observer.recovered('adopted')
       } catch (error) {
         this.#log.warn('the sandbox is not adopted', { error })
+        this.#services.observer.recovered('lost')
         await this.#note({ state: 'stopped' })
         this.#become({ kind: 'stopped', exit: { status: DIED_STATUS, atMs: Date.now(), reason: explain(error) } })
         await this.#note({ exit: { status: DIED_STATUS, atMs: Date.now(), reason: explain(error) } })
@@ -272,10 +282,11 @@ export class Sandbox {
     )
   }
 
-  async #die(guest: Guest, { reason: how, atMs }: Pick<SandboxExit, 'reason' | 'atMs'>): Promise<void> {
+  async #die(guest: Guest, { reason: how, of, atMs }: Pick<SandboxExit, 'reason' | 'of' | 'atMs'>): Promise<void> {
     const why = await outOfMemory(this.record.cgroupProcs)
     const reason = why === undefined ? how : `${how}: ${why}`
     const exit = { status: DIED_STATUS, atMs, reason }
+    this.#services.observer.died(this.record.sandboxer, of, why !== undefined)
     await this.#bury(guest, exit)
     // The console goes with the directory; what the guest said last is all that tells why.
     const console = await guest.running.consoleTail(CONSOLE_LINES).catch(() => [])

@@ -8,6 +8,7 @@ import type { Forwards } from '../forward/forwards.ts'
 import type { AgentLink } from '../link/agent.ts'
 import type { BoundBackend } from './backends.ts'
 import type { GuestLinks } from './guest.ts'
+import type { Observer } from './observer.ts'
 import type { RecordStore } from './store.ts'
 import type { Undo } from './undo.ts'
 import type { WarmSupply } from './warm-pool.ts'
@@ -41,6 +42,7 @@ export interface LaunchServices {
   readonly limits: Pick<SandboxLimits, 'startMs'>
   readonly logLevel: () => string
   readonly log: Log
+  readonly observer: Observer
 }
 
 export interface SandboxServices extends LaunchServices {

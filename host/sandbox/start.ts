@@ -4,7 +4,7 @@
  */
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { RuntimeError, asRuntimeError, explain } from '#shared/errors.ts'
+import { RuntimeError, asRuntimeError, explain, type StatusName } from '#shared/errors.ts'
 import { LINK_PORT } from '#shared/link-port.ts'
 import type { LaunchPlan, RunningSandbox, SandboxExit } from './backend.ts'
 import type { BoundBackend } from './backends.ts'
@@ -22,6 +22,19 @@ import type { Trace } from './trace.ts'
 /** Lines of the guest's console in the error of a failed start, and in the record of a sandbox that died. */
 export const CONSOLE_LINES = 20
 
+/** In their order. Beyond the VM's launch it is the guest that is waited for. */
+export const startSteps = ['directory', 'cgroup', 'link', 'network', 'launch', 'forwards', 'hello', 'ready'] as const
+export type StartStep = (typeof startSteps)[number]
+
+export class StartFailure extends RuntimeError {
+  readonly step: StartStep
+
+  constructor(code: StatusName, message: string, step: StartStep) {
+    super(code, message)
+    this.step = step
+  }
+}
+
 export interface Launch {
   readonly ledger: Ledger
   readonly backend: BoundBackend
@@ -37,7 +50,7 @@ export interface Expectation {
   /** Resolves when the guest is as far as it is to come */
   readonly ready: Promise<void>
   /** "hello" until the guest has said it, "ready" afterwards */
-  readonly waitingFor: string
+  readonly waitingFor: 'hello' | 'ready'
 }
 
 /** Where a pod's VM and a warm one differ. */
@@ -82,11 +95,11 @@ const toPod: Connections = { network: connectNetwork, forwards: openForwards }
 export async function launch(context: Launch, connections = toPod): Promise<Launched> {
   const { ledger, services, backend, trace, signal } = context
   const at = paths(services.sandboxesDir, ledger.record)
-  let step = ''
+  let step = 'directory' as StartStep | 'guest'
   let running: RunningSandbox | undefined
   let link: AsyncDisposable | undefined
   let forwards: Disposable | undefined
-  const run = <T>(name: string, task: () => Promise<T>): Promise<T> => {
+  const run = <T>(name: StartStep | 'guest', task: () => Promise<T>): Promise<T> => {
     step = name
     signal.throwIfAborted()
     return trace.measure(name, task)
@@ -116,9 +129,9 @@ export async function launch(context: Launch, connections = toPod): Promise<Laun
     await run('guest', () => guestUp(context, started.exited, services.limits.startMs))
     return { running, link, forwards }
   } catch (error) {
-    if (step === 'guest') step = context.handshake.waitingFor
+    const failedAt = step === 'guest' ? context.handshake.waitingFor : step
     const lines = await lastLines(running, at.console)
-    const failure = failed(ledger.sandboxId, step, error, await outOfMemory(ledger.record.cgroupProcs), lines)
+    const failure = failed(ledger.sandboxId, failedAt, error, await outOfMemory(ledger.record.cgroupProcs), lines)
     forwards?.[Symbol.dispose]()
     await endQuietly(running, link)
     throw failure
@@ -173,11 +186,11 @@ export async function guestUp({ handshake, signal }: Pick<Launch, 'handshake' | 
 }
 
 /** All in the message, for a message is all that reaches the kubelet. */
-function failed(id: string, step: string, error: unknown, why: string | undefined, lines: readonly string[]): RuntimeError {
+function failed(id: string, step: StartStep, error: unknown, why: string | undefined, lines: readonly string[]): StartFailure {
   const console = lines.length === 0 ? '' : `\nlast lines of the guest's console:\n${lines.map((line) => `  ${line}`).join('\n')}`
   const { code } = asRuntimeError(error)
   // A deadline of ours is not the caller's, for which containerd would take it, and say so in words of its own.
-  return new RuntimeError(code === 'DEADLINE_EXCEEDED' ? 'ABORTED' : code, `sandbox ${id}: start failed at step ${step}: ${explain(error)}${why === undefined ? '' : `: ${why}`}${console}`)
+  return new StartFailure(code === 'DEADLINE_EXCEEDED' ? 'ABORTED' : code, `sandbox ${id}: start failed at step ${step}: ${explain(error)}${why === undefined ? '' : `: ${why}`}${console}`, step)
 }
 
 async function lastLines(running: RunningSandbox | undefined, path: string): Promise<string[]> {

@@ -11,9 +11,12 @@ const NAME_LENGTH_MAX = 48
 export class Trace {
   readonly #start: Span[]
   readonly #later: Span[] = []
+  readonly #onLater: ((span: Span) => void) | undefined
   #started = false
 
-  constructor(spans: readonly Span[] = []) {
+  /** `onLater` is told of each span of a container. */
+  constructor(spans: readonly Span[] = [], onLater?: (span: Span) => void) {
+    this.#onLater = onLater
     this.#start = spans.slice(0, START_SPANS_MAX)
     this.#later = spans.slice(START_SPANS_MAX)
   }
@@ -23,6 +26,7 @@ export class Trace {
       if (this.#start.length < START_SPANS_MAX) this.#start.push(span)
       return
     }
+    this.#onLater?.(span)
     this.#later.push(span)
     if (this.#later.length > LATER_SPANS_MAX) this.#later.shift()
   }

@@ -22,6 +22,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { RuntimeError } from '#shared/errors.ts'
 import type { Log } from '#shared/log.ts'
 import { Ledger } from './ledger.ts'
+import type { WarmFate } from './observer.ts'
 import type { SandboxRecord } from './record.ts'
 import type { LaunchServices } from './services.ts'
 import { bootWarmVm, warmLedger, type WarmSetting, type WarmVm } from './warm-vm.ts'
@@ -48,7 +49,7 @@ export interface WarmSupply {
   /** A VM that was taken and could not be handed over. Never rejects. */
   end(vm: WarmVm): Promise<void>
   /** A pod runs on one: whatever was wrong with those before is over. */
-  served(): void
+  served(vm: WarmVm): void
   /** No VM is begun until it is disposed of. */
   starting(): Disposable
 }
@@ -98,11 +99,17 @@ export class WarmPool implements WarmSupply {
   }
 
   async end(vm: WarmVm): Promise<void> {
+    this.#tell(vm, 'unusable')
+    await this.#giveUp(vm)
+  }
+
+  async #giveUp(vm: WarmVm): Promise<void> {
     await this.#end(vm)
     this.#wait()
   }
 
-  served(): void {
+  served(vm: WarmVm): void {
+    this.#tell(vm, 'claimed')
     this.#failures = 0
   }
 
@@ -133,6 +140,10 @@ export class WarmPool implements WarmSupply {
     const { vcpus, memoryMiB } = this.#options.size
     if (plan.vcpus !== vcpus || plan.memoryMiB !== memoryMiB || plan.guest.hugepagesMiB > 0 || Object.keys(plan.annotations).length > 0) return undefined
     return this.#waiting.find(({ ledger, peer }) => ledger.record.sandboxer === sandboxer && peer.waits)
+  }
+
+  #tell({ ledger }: WarmVm, fate: WarmFate): void {
+    this.#services?.observer.warmEnded(ledger.record.sandboxer, fate)
   }
 
   #drop(vm: WarmVm): void {
@@ -185,9 +196,13 @@ export class WarmPool implements WarmSupply {
       if (this.#closing.signal.aborted) return await this.#end(vm)
       this.#waiting = [...this.#waiting, vm]
       log.info('a warm VM waits', { bootMs: Math.round(vm.bootMs) })
-      void vm.launched.running.exited.then(({ reason }) => this.#died(vm, reason, log))
+      services.observer.warmBooted(setting.sandboxer, vm.bootMs)
+      void vm.launched.running.exited.then(({ reason }) => this.#died(vm, 'died', reason, log))
     } catch (error) {
-      if (!this.#closing.signal.aborted) log.warn('a warm VM did not boot', { error })
+      if (!this.#closing.signal.aborted) {
+        log.warn('a warm VM did not boot', { error })
+        services.observer.warmEnded(setting.sandboxer, 'boot-failed')
+      }
       await this.#undo(ledger, log)
       this.#wait()
     } finally {
@@ -196,14 +211,15 @@ export class WarmPool implements WarmSupply {
   }
 
   #endMute(): void {
-    for (const vm of this.#waiting) if (!vm.peer.waits) void this.#died(vm, 'its agent has dropped its Hello', this.#services?.log.with({ vm: vm.id }))
+    for (const vm of this.#waiting) if (!vm.peer.waits) void this.#died(vm, 'mute', 'its agent has dropped its Hello', this.#services?.log.with({ vm: vm.id }))
   }
 
-  async #died(vm: WarmVm, reason: string, log: Log | undefined): Promise<void> {
+  async #died(vm: WarmVm, fate: WarmFate, reason: string, log: Log | undefined): Promise<void> {
     if (!this.#waiting.includes(vm)) return
     log?.warn('a warm VM is lost', { reason })
+    this.#tell(vm, fate)
     this.#drop(vm)
-    await this.end(vm)
+    await this.#giveUp(vm)
   }
 
   async #end({ launched: { running, link }, ledger }: WarmVm): Promise<void> {

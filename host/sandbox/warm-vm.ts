@@ -77,7 +77,7 @@ export function warmLedger({ sandboxer, backend, size, cgroupParent, namespace }
 export async function bootWarmVm(ledger: Ledger, backend: BoundBackend, services: LaunchServices, signal: AbortSignal): Promise<WarmVm> {
   const startMs = nowMs()
   const peer = new WarmPeer(ledger.sandboxId)
-  const handshake = { ready: peer.greeted, waitingFor: 'hello' }
+  const handshake = { ready: peer.greeted, waitingFor: 'hello' } as const
   const launched = await launch({ ledger, backend, services, trace: new Trace(), peer, handshake, signal }, nowhere)
   return { id: ledger.sandboxId, ledger, peer, launched, bootMs: nowMs() - startMs, sinceMs: nowMs() }
 }

@@ -12,8 +12,9 @@ import {
   type ServerWritableStream,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js'
-import { RuntimeError } from '../errors.ts'
-import type { CallContext, Handlers, Service } from '../ttrpc/method.ts'
+import { asRuntimeError, explain, RuntimeError, type StatusName } from '../errors.ts'
+import type { CallContext, CallKind, Handlers, Service } from '../ttrpc/method.ts'
+import { tell, type CallReport } from '../ttrpc/options.ts'
 import { kindOf, type ServiceMethods } from './definition.ts'
 import { messageBytesMax, type GrpcTypes } from './grpc-client.ts'
 import { toGrpcStatus } from './grpc-status.ts'
@@ -26,6 +27,8 @@ export interface GrpcService {
   endCalls(error: RuntimeError): void
 }
 
+type OnCall = (report: CallReport) => void
+
 type Handle = (request: unknown, context: CallContext) => unknown
 
 function isHandle(value: unknown): value is Handle {
@@ -34,18 +37,20 @@ function isHandle(value: unknown): value is Handle {
 
 /**
  * Turns handlers into grpc-js's form. A thrown RuntimeError answers its code with the messages of its causes; anything
- * else answers INTERNAL. Methods without a handler answer UNIMPLEMENTED.
+ * else answers INTERNAL. Methods without a handler answer UNIMPLEMENTED. `onCall` is told of every call when it is over, with what
+ * it was answered; CANCELLED or DEADLINE_EXCEEDED when its caller had gone before.
  */
-export function grpcHandlers<T extends GrpcTypes>(service: Service<T>, handlers: Handlers<T>): GrpcService
-export function grpcHandlers(service: Service<GrpcTypes>, handlers: object): GrpcService {
+export function grpcHandlers<T extends GrpcTypes>(service: Service<T>, handlers: Handlers<T>, onCall?: OnCall): GrpcService
+export function grpcHandlers(service: Service<GrpcTypes>, handlers: object, onCall?: OnCall): GrpcService {
   const implementation: UntypedServiceImplementation = {}
   const inFlight = new Set<Refuse>()
   for (const [name, method] of Object.entries(service.methods)) {
     const handle: unknown = Reflect.get(handlers, name)
     if (!isHandle(handle)) continue
     const kind = kindOf(method)
-    if (kind === 'unary') implementation[name] = unary(handle, inFlight)
-    else if (kind === 'server-stream') implementation[name] = serverStream(handle, inFlight)
+    const report = reporter(method.path, kind, onCall)
+    if (kind === 'unary') implementation[name] = unary(handle, inFlight, report)
+    else if (kind === 'server-stream') implementation[name] = serverStream(handle, inFlight, report)
     else throw new RuntimeError('INTERNAL', `${service.name}/${name} streams its request; serve it over ttrpc`)
   }
   const endCalls = (error: RuntimeError) => {
@@ -125,24 +130,52 @@ function metadataOf(metadata: Metadata): Record<string, string[]> {
 /** Ends one call with an error. */
 type Refuse = (error: unknown) => void
 
-function unary(handle: Handle, inFlight: Set<Refuse>) {
+/** Begins to measure a call. */
+type Measure = () => Measured
+/** The call is over, with this error or well. Only the first word counts. */
+type Measured = (error?: unknown) => void
+
+function reporter(path: string, kind: CallKind, onCall: OnCall | undefined): Measure {
+  if (onCall === undefined) return () => () => {}
+  return () => {
+    const startedMs = performance.now()
+    let over = false
+    return (thrown) => {
+      if (over) return
+      over = true
+      const error = thrown === undefined ? undefined : asRuntimeError(thrown)
+      const code: StatusName = error?.code ?? 'OK'
+      tell(onCall, { path, kind, code, message: error === undefined ? '' : explain(error), durationMs: performance.now() - startedMs })
+    }
+  }
+}
+
+function unary(handle: Handle, inFlight: Set<Refuse>, measure: Measure) {
   return (call: ServerUnaryCall<unknown, unknown>, answer: sendUnaryData<unknown>) => {
+    const over = measure()
+    const context = contextOf(call)
+    context.signal.addEventListener('abort', () => over(context.signal.reason), { once: true })
     const refuse = (error: unknown) => {
+      over(error)
       if (inFlight.delete(refuse)) answer(toGrpcStatus(error))
     }
     inFlight.add(refuse)
     const run = async () => {
-      const value = await handle(call.request, contextOf(call))
+      const value = await handle(call.request, context)
+      over()
       if (inFlight.delete(refuse)) answer(null, value)
     }
     run().catch(refuse)
   }
 }
 
-function serverStream(handle: Handle, inFlight: Set<Refuse>) {
+function serverStream(handle: Handle, inFlight: Set<Refuse>, measure: Measure) {
   return (call: ServerWritableStream<unknown, unknown>) => {
+    const over = measure()
     const context = contextOf(call)
+    context.signal.addEventListener('abort', () => over(context.signal.reason), { once: true })
     const refuse = (error: unknown) => {
+      over(error)
       if (!inFlight.delete(refuse) || context.signal.aborted) return
       call.emit('error', Object.assign(new Error('call failed'), toGrpcStatus(error)))
     }
@@ -154,6 +187,7 @@ function serverStream(handle: Handle, inFlight: Set<Refuse>) {
         if (!inFlight.has(refuse) || context.signal.aborted) return
         if (!call.write(message)) await once(call, 'drain', { signal: context.signal })
       }
+      over()
       if (inFlight.delete(refuse)) call.end()
     }
     run().catch(refuse).finally(() => inFlight.delete(refuse))

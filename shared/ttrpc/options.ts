@@ -1,5 +1,5 @@
 /** What an owner of connections may set, and what it is told. */
-import type { StatusName } from '../errors.ts'
+import type { RuntimeError, StatusName } from '../errors.ts'
 import type { CallKind } from './method.ts'
 import type { LimitChanges } from './limits.ts'
 import type { TimeShare } from './time-share.ts'
@@ -29,6 +29,8 @@ export interface ConnectionOptions extends LimitChanges {
 export interface ServerOptions extends ConnectionOptions {
   /** Told of what no caller hears: a connection that broke, and failures of a handler after its call was over. */
   readonly onError?: ((error: Error) => void) | undefined
+  /** Told of every request that became no call: malformed, for a method that is not served, beyond a limit. */
+  readonly onRefused?: ((error: RuntimeError) => void) | undefined
 }
 
 /** Calls a hook. A hook that throws is not this library's business, and must not end a connection. */

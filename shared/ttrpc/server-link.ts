@@ -110,7 +110,10 @@ export class ServerLink implements Endpoint {
   refuse(id: number, error: RuntimeError): void {
     const call = this.#active.get(id)
     if (call !== undefined) call.fail(error)
-    else this.connection.sending.send(id, frameType.response, 0, encodeError(error, this.shared.limits))
+    else {
+      this.connection.sending.send(id, frameType.response, 0, encodeError(error, this.shared.limits))
+      tell(this.shared.onRefused, error)
+    }
   }
 
   #request(id: number, flags: number, bytes: Buffer, start: number, end: number): void {

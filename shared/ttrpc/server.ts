@@ -26,6 +26,7 @@ export interface ServerShared {
   readonly services: ReadonlyMap<string, ReadonlyMap<string, ServedMethod>>
   readonly onCall: ((report: CallReport) => void) | undefined
   readonly onError: ((error: Error) => void) | undefined
+  readonly onRefused: ((error: RuntimeError) => void) | undefined
 }
 
 /** A service with its handlers, made once (`ServedService.of`) for any number of servers. */
@@ -72,8 +73,8 @@ export class TtrpcServer implements AsyncDisposable {
 
   /** @throws RuntimeError INVALID_ARGUMENT for an option that there is not, or a limit that is no number */
   constructor(options: ServerOptions = {}) {
-    const { onCall, onError, readShare, ...limits } = options
-    this.#shared = { limits: resolveLimits(limits), readShare, services: this.#services, onCall, onError }
+    const { onCall, onError, onRefused, readShare, ...limits } = options
+    this.#shared = { limits: resolveLimits(limits), readShare, services: this.#services, onCall, onError, onRefused }
   }
 
   /**

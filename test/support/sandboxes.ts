@@ -6,6 +6,7 @@ import { createContainerd } from '#host/containerd/client.ts'
 import { createForwards } from '#host/forward/forwards.ts'
 import { AgentLink } from '#host/link/agent.ts'
 import { bindBackend } from '#host/sandbox/backends.ts'
+import { unobserved } from '#host/sandbox/observer.ts'
 import { parseRecord, type SandboxRecord } from '#host/sandbox/record.ts'
 import { Sandboxes } from '#host/sandbox/sandboxes.ts'
 import type { SandboxServices } from '#host/sandbox/services.ts'
@@ -86,6 +87,7 @@ export function sandboxesOf(t: Test, changes: Partial<SandboxServices> = {}) {
     limits: { startMs: 10_000, stopGraceMs: 100, stopMs: 1_000, adoptMs: 1_000, beatMs: 10_000, settleMs: 1_000, busyMs: 1_000 },
     logLevel: () => 'info',
     log: silentLog,
+    observer: unobserved,
     ...changes,
   }
   const sandboxes = new Sandboxes(services)

@@ -98,7 +98,7 @@ t.test('forwards end with their guest, however that ends', async (t) => {
     const { running } = await sandbox.start(forever)
     t.equal(open, 1)
     const waiting = sandbox.wait(forever)
-    await (end === 'stop' ? sandbox.stop() : end === 'kill' ? sandbox.kill('frozen') : running.kill())
+    await (end === 'stop' ? sandbox.stop() : end === 'kill' ? sandbox.kill('frozen', 'heartbeat') : running.kill())
     t.match(await waiting, { status: end === 'stop' ? 0 : 137 })
     await sandbox.shutdown()
     t.equal(open, 0, id)

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { cleanLines } from '#host/sandbox/console.ts'
 import { negotiate } from '#host/sandbox/handshake.ts'
+import { unobserved } from '#host/sandbox/observer.ts'
 import { actOnAll, compare, Suspicions, type Finding, type Known, type Seen } from '#host/sandbox/reconcile.ts'
 import { allows, containerdState, mayBecome, type StateKind } from '#host/sandbox/state.ts'
 import { guestSpans, Trace } from '#host/sandbox/trace.ts'
@@ -93,6 +94,6 @@ t.test('a sandbox that does not end holds up no round', async (t) => {
   const asked: string[] = []
   const never = { state: { kind: 'created' }, shutdown: () => new Promise<void>(() => asked.push('never')) } as const
   const findings = ['a', 'b'].map((sandboxId): Finding => ({ kind: 'forgotten-sandbox', sandboxId }))
-  await actOnAll(findings, () => never, silentLog, 10)
+  await actOnAll(findings, () => never, silentLog, unobserved, 10)
   t.same(asked, ['never', 'never'])
 })

@@ -8,6 +8,7 @@ import { createGuestLinks } from '#host/api/host-service.ts'
 import { createFakeBackend } from '#host/backends/fake/backend.ts'
 import { createForwards } from '#host/forward/forwards.ts'
 import { bindBackend } from '#host/sandbox/backends.ts'
+import { unobserved, type WarmFate } from '#host/sandbox/observer.ts'
 import type { SandboxRecord } from '#host/sandbox/record.ts'
 import type { LaunchServices } from '#host/sandbox/services.ts'
 import { DirectoryStore } from '#host/sandbox/store.ts'
@@ -30,6 +31,7 @@ async function opened(t: Test, wanted: Readonly<Record<string, number>>, process
   const sandboxesDir = join(dir, 'sandboxes')
   await mkdir(sandboxesDir)
   const fake = bindBackend(createFakeBackend({ rpc, processes: os.processes }, 'none'), { processes }, 'fake')
+  const fates: WarmFate[] = []
   const services: LaunchServices = {
     sandboxesDir,
     namespace: 'k8s.io',
@@ -44,6 +46,7 @@ async function opened(t: Test, wanted: Readonly<Record<string, number>>, process
     limits: { startMs: 10_000 },
     logLevel: () => 'info',
     log: silentLog,
+    observer: { ...unobserved, warmEnded: (_, fate) => void fates.push(fate) },
   }
   const options: WarmOptions = { wanted: new Map(Object.entries(wanted)), size, cgroupParent: '/kuasar-test' }
   const pool = new WarmPool(options)
@@ -54,7 +57,7 @@ async function opened(t: Test, wanted: Readonly<Record<string, number>>, process
   /** Ids on disk */
   const records = async () => (await services.store.list()).map(({ id }) => id)
   const directories = () => readdir(sandboxesDir)
-  return { dir, pool, services, records, directories }
+  return { dir, pool, services, records, directories, fates }
 }
 
 const waiting = (pool: WarmPool): string[] => pool.all.filter(({ state }) => state === 'warm').map(({ record }) => record.id)
@@ -80,7 +83,7 @@ t.test('none is wanted: nothing is made', async (t) => {
 })
 
 t.test('filled, taken from, filled again once nobody starts, and ended', async (t) => {
-  const { pool, services, records, directories } = await opened(t, { fake: 2 })
+  const { pool, services, records, directories, fates } = await opened(t, { fake: 2 })
   pool.begin(services, [])
   await until('two VMs', () => waiting(pool).length === 2)
   t.same((await records()).toSorted(), waiting(pool).toSorted(), 'each has a record')
@@ -96,6 +99,7 @@ t.test('filled, taken from, filled again once nobody starts, and ended', async (
   t.notOk(waiting(pool).includes(taken?.id ?? ''), 'it is nobody’s to take again')
   if (taken !== undefined) await pool.end(taken)
   t.notOk((await directories()).includes(taken?.id ?? ''), 'what could not be handed over is ended')
+  t.same(fates, ['unusable'])
   await pool.close()
   t.same(pool.all, [])
   t.same([...(await records()), ...(await directories())], [])
@@ -121,7 +125,7 @@ t.test('only a pod that would have booted just so gets one', async (t) => {
 })
 
 t.test('one that dies is replaced, one that cannot boot is tried again, and another backend’s is made meanwhile', async (t) => {
-  const { pool, services, records, directories } = await opened(t, { broken: 1, fake: 1 }, true)
+  const { pool, services, records, directories, fates } = await opened(t, { broken: 1, fake: 1 }, true)
   let broken = true
   const { backend } = services
   const mended: LaunchServices = {
@@ -143,10 +147,11 @@ t.test('one that dies is replaced, one that cannot boot is tried again, and anot
   await until('its successor', () => waiting(pool).length === 2 && !waiting(pool).includes(dying.record.id))
   t.same((await records()).toSorted(), waiting(pool).toSorted())
   t.same((await directories()).toSorted(), waiting(pool).toSorted())
+  t.same(fates, ['boot-failed', 'died'])
 })
 
 t.test('one that has dropped its Hello when a sandbox has started makes way for another', async (t) => {
-  const { pool, services } = await opened(t, { fake: 1 })
+  const { pool, services, fates } = await opened(t, { fake: 1 })
   pool.begin(services, [])
   await until('a VM', () => waiting(pool).length === 1)
   const [mute] = waiting(pool)
@@ -156,6 +161,7 @@ t.test('one that has dropped its Hello when a sandbox has started makes way for 
   await until('the end of its Hello', () => !pool.has(pod()))
   pool.starting()[Symbol.dispose]()
   await until('another', () => waiting(pool).length === 1 && waiting(pool)[0] !== mute)
+  t.same(fates, ['mute'])
 })
 
 t.test('what an earlier sandboxer had is ended first', async (t) => {

@@ -17,7 +17,7 @@ const BACKEND = [...SHARED, 'host/config/table.ts', ...['backend', 'backends', '
 /** Each VMM is a folder, and none knows of another. */
 const VMMS = globSync('host/backends/*/', { cwd: ROOT, exclude: ['host/backends/fake/', 'host/backends/microvm/'] }).map((folder) => folder.replace(/\/$/, ''))
 /** The whole of the host but the daemon's own wiring. */
-const HOST = ['api', 'backends', 'config', 'container', 'containerd', 'forward', 'link', 'network', 'sandbox'].map((name) => `host/${name}`)
+const HOST = ['api', 'backends', 'config', 'container', 'containerd', 'forward', 'link', 'metrics', 'network', 'sandbox'].map((name) => `host/${name}`)
 
 /** The agent below its services. */
 const GUEST = ['container', 'debug', 'forward', 'link', 'network', 'runtime', 'storage', 'streams'].map((name) => `guest/${name}`)
@@ -33,6 +33,7 @@ const layers: Readonly<Record<string, readonly string[]>> = {
   'host/container': [...HOST_BASE, 'host/sandbox/mounts.ts', 'host/sandbox/share.ts'],
   'host/forward': [...SHARED, 'host/link/hang-up.ts'],
   'host/link': [...SHARED, 'host/network/plan.ts'],
+  'host/metrics': [...SHARED, 'host/config/metrics.ts', 'host/forward', 'host/sandbox'],
   'host/network': SHARED,
   'host/containerd': SHARED,
   'host/config': SHARED,

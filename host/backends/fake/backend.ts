@@ -41,7 +41,7 @@ export function createFakeBackend({ rpc, processes }: FakeDependencies, sharing:
 function launchHere(rpc: Rpc, plan: LaunchPlan, failure: ReturnType<typeof failureOf>): RunningSandbox {
   const { taskSocket, console } = guestPaths(plan.dir)
   const { promise: exited, resolve } = Promise.withResolvers<SandboxExit>()
-  const exit = (reason: string, expected: boolean) => resolve({ reason, atMs: Date.now(), expected })
+  const exit = (reason: string, expected: boolean) => resolve({ reason, of: 'guest', atMs: Date.now(), expected })
   const guest = new FakeGuest({ rpc, linkSocket: plan.linkSocket, taskSocket, console, failure, onExit: (reason) => exit(reason, false) })
   guest.boot().catch((error: unknown) => exit(`the fake guest did not boot: ${String(error)}`, false))
   return {

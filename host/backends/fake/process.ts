@@ -50,7 +50,7 @@ function follow(plan: Pick<LaunchPlan, 'dir'>, pid: number, startTicks: string, 
   const { taskSocket, console } = guestPaths(plan.dir)
   const { promise: exited, resolve } = Promise.withResolvers<SandboxExit>()
   let asked = false
-  const onExit = () => resolve({ reason: 'the fake guest exited', atMs: Date.now(), expected: asked })
+  const onExit = () => resolve({ reason: 'the fake guest exited', of: 'vmm', atMs: Date.now(), expected: asked })
   const watch = watching(processes, pid, onExit)
   return {
     taskAddress: `ttrpc+unix://${taskSocket}`,

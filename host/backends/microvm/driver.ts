@@ -42,6 +42,8 @@ export interface VmmControl {
   status(signal: AbortSignal): Promise<string>
   /** What the VMM said about its end, when it said anything ("guest-panic"). */
   ending(): string | undefined
+  /** Whether that was the guest's own doing. */
+  endedByGuest(): boolean
   /** Resolves when the VMM says that its VM has ended, before its process has. Never rejects, and may never resolve. */
   readonly announced: Promise<void>
   close(): void

@@ -8,18 +8,13 @@ import type { OwnedProcess } from '#host/sandbox/ownership.ts'
 import type { Command, MicrovmConfig, VmPaths, VmmControl, VmmDriver } from './driver.ts'
 import type { Accelerator } from './kvm.ts'
 import { untilListening } from './listening.ts'
+import { VHOST_VSOCK, VIRTIOFSD, VIRTIOFSD_ROOTS } from './names.ts'
 import { logFile } from './paths.ts'
 import { type HostProcess, startProcess } from './process.ts'
 import type { ProcessSetting } from './process-argv.ts'
 import { untilReady } from './readiness.ts'
 import { vhostVsockCommand } from './vhost-vsock.ts'
 import { type CachePolicy, virtiofsdCommand } from './virtiofsd.ts'
-
-/** Serves the share for the volumes in it. */
-export const VIRTIOFSD = 'virtiofsd'
-/** Serves the same share for the roots in it, which only the guest writes. */
-export const VIRTIOFSD_ROOTS = 'virtiofsd-roots'
-export const VHOST_VSOCK = 'vhost-device-vsock'
 
 export interface LaunchedVm {
   /** The VMM first */

@@ -29,7 +29,7 @@ export function runningSandbox({ dir, paths, processes, control, servesRoots, ad
   const logs = boundLogs(dir, log, (path) => panics.look(path))
   // One may have panicked while no sandboxer looked.
   panics.look().catch((error: unknown) => log.warn('the logs cannot be read', { error }))
-  const supervised = supervise({ processes, ending: () => control.ending(), announced: control.announced, panicked: panics.first })
+  const supervised = supervise({ processes, ending: () => control.ending(), endedByGuest: () => control.endedByGuest(), announced: control.announced, panicked: panics.first })
   const detach = () => {
     logs[Symbol.dispose]()
     control.close()

@@ -42,6 +42,7 @@ export async function connectQmp(path: string, signal: AbortSignal): Promise<Vmm
       return status
     },
     ending: () => qmp.ending,
+    endedByGuest: () => qmp.endedByGuest,
     announced: qmp.announced,
     close: () => qmp.close(),
   }
@@ -50,6 +51,7 @@ export async function connectQmp(path: string, signal: AbortSignal): Promise<Vmm
 class Qmp {
   /** Why the VM ended, of the first event that says so. */
   ending: string | undefined
+  endedByGuest = false
   /** Resolves at the SHUTDOWN or STOP event: QEMU runs with -no-reboot and nobody resumes a VM, so the guest runs no more. */
   readonly announced: Promise<void>
   readonly #announce: () => void
@@ -121,6 +123,7 @@ class Qmp {
     const name = field(message, 'event')
     const data = field(message, 'data')
     if (name === 'GUEST_PANICKED') this.ending = 'the guest kernel panicked'
+    if (name === 'GUEST_PANICKED' || field(data, 'guest') === true) this.endedByGuest = true
     if (name === 'SHUTDOWN') this.ending ??= shutdownReason(field(data, 'reason'))
     else if (name === 'STOP') this.ending ??= 'its VM was paused, which QEMU does after an internal error'
     else return
