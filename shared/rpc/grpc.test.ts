@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { RuntimeError } from '../errors.ts'
 import type { CallContext, Handlers } from '../ttrpc/method.ts'
+import type { CallReport } from '../ttrpc/options.ts'
 import { connectGrpc, type GrpcConnectOptions } from './grpc-client.ts'
 import { grpcHandlers, serveGrpc, type GrpcService } from './grpc-server.ts'
 import { detailsLengthMax } from './grpc-status.ts'
@@ -73,6 +74,44 @@ t.test('errors keep their code, and the text of their causes', async (t) => {
   await t.rejects(calls.Start({}), { code: 'INTERNAL', message: /bug/ })
   await t.rejects(calls.Stop({}), { code: 'FAILED_PRECONDITION', message: /x\uFFFD$/ })
   await t.rejects(calls.Shutdown({}), { code: 'UNIMPLEMENTED' })
+})
+
+t.test('a service’s owner is told of every call when it is over', async (t) => {
+  const reports: CallReport[] = []
+  const over = Promise.withResolvers<void>()
+  const services = [
+    grpcHandlers(
+      rpc.controller,
+      {
+        Status: ({ sandboxId }) => ({ sandboxId }),
+        Create: () => {
+          throw new RuntimeError('ALREADY_EXISTS', 'it exists', { cause: new Error('below') })
+        },
+        Start: () => Promise.reject(new TypeError('bug')),
+        Wait: () => new Promise(() => {}),
+      },
+      (report) => {
+        reports.push(report)
+        if (reports.length === 4) over.resolve()
+      },
+    ),
+  ]
+  const { connection } = await serve(t, services)
+  const calls = connection.calls(rpc.controller)
+  await calls.Status({ sandboxId: 's' })
+  await t.rejects(calls.Create({}))
+  await t.rejects(calls.Start({}))
+  await t.rejects(calls.Shutdown({}), { code: 'UNIMPLEMENTED' })
+  await t.rejects(calls.Wait({}, { timeoutMs: 50 }))
+  await over.promise
+  t.match(reports, [
+    { path: '/containerd.services.sandbox.v1.Controller/Status', kind: 'unary', code: 'OK', message: '' },
+    { path: /Create$/, code: 'ALREADY_EXISTS', message: 'it exists: below' },
+    { path: /Start$/, code: 'INTERNAL', message: 'bug' },
+    { path: /Wait$/, code: /DEADLINE_EXCEEDED|CANCELLED/ },
+  ])
+  t.equal(reports.length, 4, 'each once; what has no handler is none')
+  t.ok(reports.every(({ durationMs }) => durationMs >= 0))
 })
 
 t.test('an abort or a deadline ends the call on both sides', async (t) => {

@@ -4,9 +4,11 @@
  */
 import { rm, stat } from 'node:fs/promises'
 import t from 'tap'
+import { culprits } from '#host/sandbox/backend.ts'
 import { sandboxerConfig } from '#test/node/sandboxer.ts'
 import { connectServices, deathReason, signalProcess, until, waitMsMax } from '#test/support/faults.ts'
 import { idle, microvm, startKuasar } from '#test/support/kuasar.ts'
+import { exposed } from '#test/support/metrics.ts'
 import type { Container } from '#test/cri/container.ts'
 
 const hourMs = 3_600_000
@@ -39,6 +41,8 @@ const stopAgent = `echo '|/proc/%P/root/bin/busybox killall -STOP kuasar-agent' 
 
 interface Death {
   readonly of: string
+  /** As it is counted */
+  readonly counted: string
   /** Answers when it struck, if that is not before it was called. */
   readonly strike: (podId: string, container: Container) => Promise<number | void>
   readonly reason: RegExp
@@ -46,30 +50,35 @@ interface Death {
 }
 
 const deaths: readonly Death[] = [
-  { of: 'the VMM', strike: (id) => signalProcess(node, id, 'qemu', 'KILL'), reason: /^qemu was killed by SIGKILL/ },
+  { of: 'the VMM', counted: 'vmm', strike: (id) => signalProcess(node, id, 'qemu', 'KILL'), reason: /^qemu was killed by SIGKILL/ },
   {
     of: 'virtiofsd',
+    counted: 'virtiofsd',
     strike: (id) => signalProcess(node, id, 'virtiofsd', 'KILL'),
     reason: /^virtiofsd was killed by SIGKILL/,
   },
   {
     of: 'the virtiofsd for roots',
+    counted: 'virtiofsd',
     strike: (id) => signalProcess(node, id, 'virtiofsd-roots', 'KILL'),
     reason: /^virtiofsd-roots was killed by SIGKILL/,
   },
   {
     of: 'vhost-device-vsock',
+    counted: 'vsock',
     strike: (id) => signalProcess(node, id, 'vhost-device-vsock', 'KILL'),
     reason: /^vhost-device-vsock was killed by SIGKILL/,
   },
   {
     of: 'the agent',
+    counted: 'guest',
     strike: (_, container) => struck(container, killEverything),
     reason: /^qemu ended: the guest powered off/,
     console: /the agent \(pid \d+\) was killed by signal 9 \(Killed\); powering off/,
   },
   {
     of: 'an agent that is stopped',
+    counted: 'guest',
     strike: (_, container) => struck(container, stopAgent),
     reason: /^qemu ended: the guest powered off/,
     console: /the agent \(pid \d+\) was stopped by signal 19 \(Stopped \(signal\)\) and is still; powering off/,
@@ -87,8 +96,22 @@ async function struck(container: Container, script: string): Promise<number> {
 
 const timed = <T>(answer: Promise<T>) => answer.then((value) => ({ value, atMs: Date.now() }))
 
-for (const { of, strike, reason, console } of deaths) {
+const metrics = async () => exposed((await services.admin.Metrics({})).text)
+const backend = 'kuasar-qemu'
+
+t.test('a pod that started is counted, with the stages of its start', async (t) => {
+  const { value } = await metrics()
+  t.equal(value('kuasar_start_seconds_count', { backend, kind: 'cold' }), 1)
+  for (const stage of ['network', 'launch', 'qemu', 'virtiofsd', 'vhost-device-vsock', 'guest', 'guest.kernel', 'guest.init', 'guest.agent-main', 'ready'])
+    t.equal(value('kuasar_start_stage_seconds_count', { backend, kind: 'cold', stage }), 1, stage)
+  for (const stage of ['prepare', 'crun-create']) t.equal(value('kuasar_container_stage_seconds_count', { backend, stage }), 1, stage)
+  t.equal(value('kuasar_containers', { backend }), 1)
+  t.equal(value('kuasar_containerd_up'), 1)
+})
+
+for (const { of, counted, strike, reason, console } of deaths) {
   t.test(`death of ${of}`, async (t) => {
+    const before = await metrics()
     const pod = await cri.runPod({ name: 'dies', linux: { securityContext: { privileged: true } } }, microvm)
     const container = await pod.run({ ...idle, mounts: [volume], security: { privileged: true, namespaceOptions: { pid: 'CONTAINER' } } })
     const ended = timed(services.controller.Wait({ sandboxId: pod.id }, { timeoutMs: waitMsMax }))
@@ -109,12 +132,17 @@ for (const { of, strike, reason, console } of deaths) {
       const { lines } = await services.admin.Console({ id: pod.id })
       t.match(lines.join('\n'), console, 'the console of the dead pod says so')
     }
+    const after = await metrics()
+    for (const label of culprits)
+      t.equal((after.value('kuasar_deaths_total', { backend, of: label }) ?? 0) - (before.value('kuasar_deaths_total', { backend, of: label }) ?? 0), label === counted ? 1 : 0, `counted as of ${label}`)
     await pod.remove()
   })
 }
 
 t.test('what is left', async (t) => {
   t.match(await unaffected.execSync(['echo', 'well']), { stdout: 'well\n' }, 'the other pod is untouched')
+  t.equal((await metrics()).value('kuasar_guest_refusals_total'), 0, 'no guest of ours was refused anything')
   await well.remove()
+  t.equal((await metrics()).value('kuasar_sandboxes'), 0)
   t.strictSame(await kuasar.leaks(), [], 'nothing')
 })

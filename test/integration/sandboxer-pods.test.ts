@@ -5,6 +5,9 @@ import { startContainerd } from '#test/node/containerd.ts'
 import { leaksSince, snapshot } from '#test/node/leaks.ts'
 import { startNode } from '#test/node/node.ts'
 import { startSandboxer } from '#test/node/sandboxer.ts'
+import { connectGrpc } from '#shared/rpc/grpc-client.ts'
+import { rpc } from '#test/host/daemon.ts'
+import { exposed } from '#test/support/metrics.ts'
 import { heldBySandboxer, inspected } from '#test/support/heap.ts'
 
 const PODS = 500
@@ -43,6 +46,14 @@ t.test(`${PODS} pods`, async (t) => {
       await pod.remove()
     }
   }
+  const metrics = async () => {
+    const admin = connectGrpc(node.path('/run/kuasar/admin.sock'))
+    try {
+      return exposed((await admin.calls(rpc.admin).Metrics({})).text)
+    } finally {
+      admin.close()
+    }
+  }
   const rounds = async (until: number) => {
     await Promise.all(Array.from({ length: PARALLEL }, () => cycle(until)))
     next = until
@@ -51,6 +62,7 @@ t.test(`${PODS} pods`, async (t) => {
   t.same(await leaksSince(node, before), [], `of ${ALONE} pods, one after another`)
   await rounds(WARM_UP)
   const start = await held()
+  const { series } = await metrics()
   await rounds(PODS)
   const end = await held()
   const grownKiB = end.heapKiB - start.heapKiB
@@ -58,5 +70,9 @@ t.test(`${PODS} pods`, async (t) => {
   t.ok(end.sandboxes <= KEPT_MAX, `${end.sandboxes} of ${PODS} pods are held still`)
   t.ok(grownKiB < GROWTH_KIB_MAX, `grew by ${grownKiB} KiB over ${PODS - WARM_UP} pods`)
   t.ok(end.descriptors <= start.descriptors, 'no descriptor is left open')
+  const counted = await metrics()
+  t.equal(counted.value('kuasar_start_seconds_count'), PODS, 'every start was counted')
+  t.equal(counted.value('kuasar_sandboxes'), 0)
+  t.equal(counted.series, series, 'and no pod has a series of its own')
   t.same(await leaksSince(node, before), [], `of ${PODS} pods, ${PARALLEL} at a time`)
 })

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { Forwards } from '#guest/forward/forwards.ts'
-import { createForwards } from '#host/forward/forwards.ts'
+import { createForwards, type ForwardCounts } from '#host/forward/forwards.ts'
 import { silentLog } from '#shared/log.ts'
 import { createFakeOs } from '#shared/os/fake.ts'
 
@@ -20,6 +20,8 @@ export interface ForwardWorld {
   readonly carriers: ReadonlySet<Socket>
   /** The sandboxer's ends of them, in the order they were dialled, closed ones too. */
   readonly ends: readonly Socket[]
+  /** The sandboxer's */
+  readonly counts: () => ForwardCounts
   close(): void
 }
 
@@ -46,7 +48,8 @@ export async function forwardWorld(t: Test, guest?: (carrier: Socket) => void): 
     ends.push(carrier)
     return carrier.pause()
   }
-  const opened = await createForwards(os.localhost).open({ netnsPath, dial, log: silentLog })
+  const host = createForwards(os.localhost)
+  const opened = await host.open({ netnsPath, dial, log: silentLog })
   const close = () => opened[Symbol.dispose]()
   t.teardown(async () => {
     close()
@@ -55,7 +58,7 @@ export async function forwardWorld(t: Test, guest?: (carrier: Socket) => void): 
     await os[Symbol.asyncDispose]()
     await rm(dir, { recursive: true })
   })
-  return { dial: (port) => os.localhost.connect(netnsPath, port), carriers, ends, close }
+  return { dial: (port) => os.localhost.connect(netnsPath, port), carriers, ends, counts: () => host.counts(), close }
 }
 
 /** A server of the pod's. Answers its port; its connections may be half-open. */

@@ -1,5 +1,6 @@
 /** What the tests of ttrpc's server share: a server of the Peer service, and the one client it has. */
 import type { Test } from 'tap'
+import type { RuntimeError } from '#shared/errors.ts'
 import { TtrpcServer, type CallReport, type Handlers, type ServerOptions } from '#shared/ttrpc/index.ts'
 import { peerHandlers, peerService, type PeerTypes } from '../peer-go/service.ts'
 import { text } from './ttrpc-calls.ts'
@@ -12,18 +13,20 @@ export const slow = request('Echo', text('slow:60000'))
 export async function attack(
   options: ServerOptions = {},
   handlers: Handlers<PeerTypes> = {},
-): Promise<AsyncDisposable & { peer: RawPeer; server: TtrpcServer; errors: Error[]; calls: CallReport[] }> {
+): Promise<AsyncDisposable & { peer: RawPeer; server: TtrpcServer; errors: Error[]; calls: CallReport[]; refused: string[] }> {
   const errors: Error[] = []
   const calls: CallReport[] = []
+  const refused: string[] = []
+  const onRefused = ({ code }: RuntimeError): void => void refused.push(code)
   const onError = (error: Error): void => void errors.push(error)
   const onCall = (call: CallReport): void => void calls.push(call)
-  const server = new TtrpcServer({ onError, onCall, ...options }).add(peerService, { ...peerHandlers, ...handlers })
+  const server = new TtrpcServer({ onError, onCall, onRefused, ...options }).add(peerService, { ...peerHandlers, ...handlers })
   const client = await rawClient(server)
   const dispose = async (): Promise<void> => {
     client[Symbol.dispose]()
     await server.close()
   }
-  return { peer: client.peer, server, errors, calls, [Symbol.asyncDispose]: dispose }
+  return { peer: client.peer, server, errors, calls, refused, [Symbol.asyncDispose]: dispose }
 }
 
 /** The connection still works, and nothing else is queued on it. */

@@ -12,6 +12,7 @@ import { FrameParser, header, WINDOW_BYTES } from '#shared/forward/frame.ts'
 import { reset } from '#shared/forward/reset.ts'
 import { silentLog } from '#shared/log.ts'
 import { forwardWorld, gone, serve, stopped } from '#test/support/forward-world.ts'
+import { poll } from '#test/node/poll.ts'
 import { random } from '#test/support/random.ts'
 import { pattern } from './os-contract.ts'
 
@@ -237,8 +238,15 @@ t.test('as many at once as there may be, and not one more', async (t) => {
   const more = await world.dial(port)
   more.resume()
   t.match((await once(more, 'error'))[0], { code: 'ECONNRESET' })
+  const bytes = clients.reduce((sum, _, i) => sum + `client ${i}`.length, 0)
+  t.match(world.counts(), { open: FORWARDS_MAX, carried: FORWARDS_MAX, refused: 1, failed: 0, bytesIn: bytes, bytesOut: bytes }, 'those of open ones are counted already')
   for (const client of clients) client.end()
   await gone(world.carriers)
+  const nobody = await world.dial(1)
+  nobody.resume()
+  await once(nobody, 'error')
+  t.ok(await poll(10_000, async () => (world.counts().open === 0 ? true : undefined)))
+  t.match(world.counts(), { open: 0, carried: FORWARDS_MAX, refused: 1, failed: 1, bytesIn: bytes, bytesOut: bytes })
   const again = await world.dial(port)
   again.write('again')
   t.equal(String((await once(again, 'data'))[0]), 'again')

@@ -7,7 +7,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { createGuestLinks } from '#host/api/host-service.ts'
 import { GuestLog } from '#host/api/guest-log.ts'
-import type { Claimed, GuestPeer, Hello } from '#host/sandbox/guest.ts'
+import type { Claimed, GuestPeer, GuestRefusal, Hello } from '#host/sandbox/guest.ts'
 import { listenForGuest } from '#host/link/listener.ts'
 import { negotiate } from '#host/sandbox/handshake.ts'
 import { nowMs } from '#host/sandbox/trace.ts'
@@ -16,6 +16,7 @@ import { createLog, silentLog, type LogRecord } from '#shared/log.ts'
 import { loadProtos } from '#shared/rpc/load.ts'
 import { loadServices, type ServiceTypesOf } from '#shared/rpc/services.ts'
 import { TtrpcClient } from '#shared/ttrpc/client.ts'
+import type { CallReport } from '#shared/ttrpc/options.ts'
 import type { Calls } from '#shared/ttrpc/method.ts'
 import { threadCpuMs } from '#shared/ttrpc/time-share.ts'
 import { poll } from '#test/node/poll.ts'
@@ -54,12 +55,15 @@ async function listening(t: Test, onHello = () => {}) {
       heard.published.push(`${sequence} ${id} ${event.topic} ${event.typeUrl}`)
     },
   }
-  const link = await createGuestLinks(rpc, 'unit', silentLog).listen(path, peer)
+  const refused: GuestRefusal[] = []
+  const answered: string[] = []
+  const told = { onRefused: (what: GuestRefusal) => void refused.push(what), onCall: ({ path, code }: CallReport) => void answered.push(`${path.split('/').at(-1)} ${code}`) }
+  const link = await createGuestLinks(rpc, 'unit', silentLog, told).listen(path, peer)
   t.teardown(async () => {
     await link[Symbol.asyncDispose]()
     await rm(dir, { recursive: true })
   })
-  return { path, heard, link }
+  return { path, heard, link, refused, answered }
 }
 
 async function dial(path: string): Promise<Socket> {
@@ -77,7 +81,7 @@ async function linked(path: string): Promise<{ readonly host: Calls<ServiceTypes
 const hello = { protocolVersion: 1, agentVersion: 'a', kernelVersion: 'k', boottimeNanos: '5' }
 
 t.test('a guest that dials in a loop is refused for a while, and then served', async (t) => {
-  const { path } = await listening(t)
+  const { path, refused: told } = await listening(t)
   let dialled = 0
   const refused = async (): Promise<unknown> => {
     for (; dialled < 10_000; dialled++) {
@@ -90,6 +94,7 @@ t.test('a guest that dials in a loop is refused for a while, and then served', a
     return 'never'
   }
   t.match(await refused(), { code: /ENOENT|ECONNREFUSED/ }, `the dial after ${dialled}`)
+  t.same(told, ['dials'], 'which is told')
   const again = await poll(10_000, () => linked(path).catch(() => undefined))
   t.match(await again?.host.Hello(hello), { sandboxId: 's' })
   t.equal((await stat(path)).mode & 0o777, 0o600)
@@ -187,7 +192,7 @@ t.test('a message that an agent has no use for is not decoded', async (t) => {
 })
 
 t.test('nothing it names is a path or another’s', async (t) => {
-  const { path, heard } = await listening(t)
+  const { path, heard, answered } = await listening(t)
   const { host, client } = await linked(path)
   await host.Hello(hello)
   for (const containerId of ['', '..', '../../etc', '/abs', 'a/b', 'a\0b', 'x'.repeat(77)]) {
@@ -196,6 +201,7 @@ t.test('nothing it names is a path or another’s', async (t) => {
   }
   t.same(heard.prepared, [])
   await t.rejects(host.Prepare({ containerId: 'other' }), { code: 'NOT_FOUND' })
+  t.same([...new Set(answered)], ['Hello OK', 'Prepare INVALID_ARGUMENT', 'Release INVALID_ARGUMENT', 'Prepare NOT_FOUND'], 'and each is told')
   client.close()
 })
 
@@ -330,11 +336,13 @@ for (const [what, [bytes, answer]] of Object.entries(garbage)) {
 
 t.test('its log passes at a rate that leaves room for others', async (t) => {
   const records: LogRecord[] = []
-  const log = new GuestLog(createLog((record) => records.push(record), () => 'trace'))
+  let suppressed = 0
+  const log = new GuestLog(createLog((record) => records.push(record), () => 'trace'), () => void suppressed++)
   const line = { realtimeNanos: '9223372036854775807', level: 'shout', message: 'm'.repeat(10_000), fields: `{"a":"${'f'.repeat(10_000)}"}` }
   log.write(Array.from({ length: 20_000 }, () => line), '3')
   log.close()
   t.ok(records.length < 1200, `${records.length} of 20000 records`)
+  t.ok(suppressed > 18_800, `${suppressed} of them were told to be suppressed`)
   t.match(records[0], { level: 'warn', fields: { guest: true, dropped: '3' } })
   t.match(records[1], { level: 'info', fields: { guest: true } })
   t.equal(records[1]?.message.length, 2048)

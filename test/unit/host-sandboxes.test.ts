@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import t from 'tap'
 import { AgentLink } from '#host/link/agent.ts'
 import { beat } from '#host/sandbox/beat.ts'
+import { unobserved, type Heartbeat } from '#host/sandbox/observer.ts'
 import { poll } from '#test/node/poll.ts'
 import { rpc, sandboxesOf } from '#test/support/sandboxes.ts'
 
@@ -41,8 +42,10 @@ t.test('guests that do not answer their heartbeat hold up nobody else’s, howev
   const { promise: freed, resolve: free } = Promise.withResolvers<void>()
   const heard: number[] = []
   let guests = 0
+  const beats: Heartbeat[] = []
   const { sandboxes, services, containerd, create } = sandboxesOf(t, {
     sandboxesDir,
+    observer: { ...unobserved, heartbeat: (_, result) => void beats.push(result) },
     agent: (dial) => {
       const guest = guests++
       const late = async (port: number, signal: AbortSignal) => {
@@ -60,6 +63,8 @@ t.test('guests that do not answer their heartbeat hold up nobody else’s, howev
   await poll(60_000, async () => (heard.length > 0 ? true : undefined))
   t.same(heard, [silent], 'the one that answers was asked')
   t.same(sandboxes.all.filter(({ state }) => state.kind !== 'ready').map(({ id }) => id), [], 'before any of the others was given up')
+  t.ok(await poll(60_000, async () => (beats.includes('late') ? true : undefined)), 'a beat that found them silent is told')
+  t.same([...new Set(beats)].toSorted(), ['answered', 'late'])
   free()
   await poll(10_000, async () => (heard.length > silent ? true : undefined))
   over.abort()

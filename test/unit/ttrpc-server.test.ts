@@ -58,6 +58,7 @@ t.test('malformed requests', async (t) => {
   t.match(await peer.response(), { id: 9, code: 3, message: /more than 1024 metadata pairs/ })
   peer.send(frame(11, 1, 0, request('Echo', text(''), { service: 'constructor', method: '__proto__' })))
   t.match(await peer.response(), { id: 11, code: 12 })
+  t.same(attacked.refused, ['INVALID_ARGUMENT', 'UNIMPLEMENTED', 'UNIMPLEMENTED', 'INVALID_ARGUMENT', 'UNIMPLEMENTED'], 'its owner is told of those that became no call')
   await alive(t, peer)
 })
 
