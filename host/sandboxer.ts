@@ -20,8 +20,7 @@ import { createForwards } from './forward/forwards.ts'
 import { AgentLink } from './link/agent.ts'
 import { parseMetricsAddress } from './config/metrics.ts'
 import { lockStateDir } from './lock.ts'
-import { serveMetrics } from './metrics/listener.ts'
-import { createMetrics } from './metrics/metrics.ts'
+import { createMetrics, type Metrics } from './metrics/metrics.ts'
 import { beat } from './sandbox/beat.ts'
 import { pulse } from './sandbox/pulse.ts'
 import { hierarchies } from './sandbox/cgroup.ts'
@@ -117,8 +116,7 @@ export async function startSandboxer({ config, configFile, log, logLevel, store:
   const sandboxes = new Sandboxes(services)
   metrics.watch({ sandboxes, warm, forwards })
   // Before anything is adopted: an address that cannot be had costs nobody anything.
-  const address = parseMetricsAddress(config.metrics.address)
-  if (address !== undefined) await serveMetrics(address, `${configFile}: metrics.address`, metrics)
+  await listenForScrapes(config, configFile, metrics)
   const left = await recover(sandboxes, services, config.limits.adopt_parallel)
 
   const controller = createController({
@@ -137,6 +135,14 @@ export async function startSandboxer({ config, configFile, log, logLevel, store:
   log.info('sandboxer serves', { listen: config.sandboxer.listen, backends: [...backends.keys()], sandboxes: sandboxes.all.length })
   warm.begin(services, left)
   return warm
+}
+
+/** Node's HTTP server takes more than a MiB, so only those load it who want one. */
+async function listenForScrapes(config: Config, configFile: string, metrics: Metrics): Promise<void> {
+  const address = parseMetricsAddress(config.metrics.address)
+  if (address === undefined) return
+  const { serveMetrics } = await import('./metrics/listener.ts')
+  await serveMetrics(address, `${configFile}: metrics.address`, metrics)
 }
 
 /** A socket file left behind belongs to nobody: the state directory is locked. */

@@ -18,7 +18,7 @@ const HEADER_BYTES_MAX = 8 * 1024
 const REQUEST_MS_MAX = 5_000
 /** Without a byte either way: of a reader that has stopped, or between two requests of a connection, in ms. */
 const IDLE_MS_MAX = 10_000
-/** As this family of code answers for other sockets: who may connect is the operator's to say. */
+/** Of a unix socket: root's alone, as kuasarctl's is */
 const SOCKET_MODE = 0o600
 
 const PATH = '/metrics'

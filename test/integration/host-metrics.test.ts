@@ -18,9 +18,10 @@ const PROCESSES = { kind: 'fake-shared', backend: 'processes = true' } as const
 const failing = (failure: string) => ({ annotations: { 'io.kuasar.fake.fail': failure } })
 const read = async (daemon: Daemon): Promise<Exposed> => exposed((await daemon.admin.Metrics({})).text)
 
+const page = await readFile(new URL('../../docs/metrics.md', import.meta.url), 'utf8')
+
 /** Of docs/metrics.md: name → type and labels. */
-async function documented(): Promise<Map<string, { readonly type: string; readonly labels: readonly string[] }>> {
-  const page = await readFile(new URL('../../docs/metrics.md', import.meta.url), 'utf8')
+function documented(): Map<string, { readonly type: string; readonly labels: readonly string[] }> {
   const rows = [...page.matchAll(/^\| `([a-z_]+)` \| (gauge|counter|histogram) \| (.*?) \|/gm)]
   return new Map(rows.map(([, name = '', type = '', labels = '']) => [name, { type, labels: [...labels.matchAll(/`(\w+)`/g)].map(([, label = '']) => label).toSorted() }]))
 }
@@ -70,9 +71,10 @@ t.test('starts, their failures, deaths and calls are counted, and what is gone i
   t.equal(end.value('kuasar_deaths_total'), 1, 'a stop is no death')
   t.equal(end.value('kuasar_ledger_failures_total'), 0)
 
-  const page = await documented()
-  t.same([...end.types.keys()].toSorted(), [...page.keys()].toSorted(), 'docs/metrics.md has every metric, and none besides')
-  for (const [name, { type, labels }] of page) {
+  const table = documented()
+  t.same([...end.types.keys()].toSorted(), [...table.keys()].toSorted(), 'docs/metrics.md has every metric, and none besides')
+  for (const [name] of page.matchAll(/\b(kuasar|process|nodejs)_[a-z_]+/g)) t.ok(table.has(name.replace(/_count$/, '')), `${name}, in an alert or a hint, is one of them`)
+  for (const [name, { type, labels }] of table) {
     t.equal(end.types.get(name), type, `${name} is a ${type}`)
     const carried = [...(end.labels.get(name) ?? [])].toSorted()
     // Only what has happened has labels.
