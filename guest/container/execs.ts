@@ -1,5 +1,5 @@
 /** Processes added to a running container. */
-import { RuntimeError } from '#shared/errors.ts'
+import { hasCode, RuntimeError } from '#shared/errors.ts'
 import { type Container, type Exec, execOf, EXECS_MAX } from './container.ts'
 import { type ContainersContext, publish } from './context.ts'
 import { ProcessIo } from './io.ts'
@@ -73,6 +73,7 @@ export async function startExec(context: ContainersContext, container: Container
     } catch (error) {
       await io.discard()
       process.end(neverRan())
+      if (!isOfCommand(error) && (await endsSoon(init))) init.assert('exec')
       throw error
     }
     process.running({ pid, seenNanos: context.bootTimeNanos() })
@@ -98,6 +99,25 @@ export async function deleteExec(container: Container, execId: string): Promise<
   })
   container.execs.delete(execId)
   return removed
+}
+
+/** How long the end of a container may be heard of after crun has failed for it: the kernel ends a container's first process last. */
+const END_MS_MAX = 1000
+
+/** Errors that the command itself has earned, in a container that lives. */
+function isOfCommand(error: unknown): boolean {
+  return hasCode(error, 'INVALID_ARGUMENT') || hasCode(error, 'PERMISSION_DENIED')
+}
+
+/** True once the process has exited; false when it has not after END_MS_MAX. */
+async function endsSoon({ exited }: Process): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<false>()
+  const timer = setTimeout(() => resolve(false), END_MS_MAX)
+  try {
+    return await Promise.race([exited.then(() => true), promise])
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 const SIGKILL = 9

@@ -78,5 +78,6 @@ export function assertAllowed(state: ProcessState, operation: Operation, name: s
   if (allowed[state.kind][operation]) return
   const gone = state.kind === 'deleted' || (operation === 'kill' && hasExited(state))
   if (gone) throw new RuntimeError('NOT_FOUND', `${operation} of ${name}: the process has finished`)
-  throw new RuntimeError('FAILED_PRECONDITION', `${operation} of ${name}: not possible while it is ${statusOf[state.kind]}`)
+  const why = hasExited(state) ? 'it has exited' : `not possible while it is ${statusOf[state.kind]}`
+  throw new RuntimeError('FAILED_PRECONDITION', `${operation} of ${name}: ${why}`)
 }

@@ -259,6 +259,18 @@ t.test('an exec that cannot run has ended with its output, and is told to nobody
   t.match(await world.containers.deleteExec(container, 'e'), { pid: 0, exit: { status: 255 } })
 })
 
+t.test('an exec that crun fails while its container ends is told so, and not what crun says', async (t) => {
+  await using world = containersWorld(t.testdir())
+  const container = await world.run('c')
+  await addExec(world, 'c', 'e')
+  failing(world, 'exec c e', new RuntimeError('INTERNAL', 'crun: open `/proc/100/ns/mnt`: No such file or directory'))
+  const starting = world.containers.startExec(container, 'e')
+  // The kernel lets the first process go when all others of its namespace are gone, crun's among them.
+  await container.execs.get('e')?.process.stopped
+  world.exit(container.init.state.pid, 0)
+  await t.rejects(starting, { code: 'FAILED_PRECONDITION', message: 'exec of container c: it has exited' })
+})
+
 t.test('where no terminal comes of a runtime that was to send one, the create is undone, and the exec killed', async (t) => {
   const dir = t.testdir()
   const consoles = { open: 0 }
