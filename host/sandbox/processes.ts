@@ -3,7 +3,8 @@
  * process is named by pid and start time together, so a reused pid is never taken for it.
  */
 import { readFileSync } from 'node:fs'
-import { readdir, readFile } from 'node:fs/promises'
+import { readdir, readFile, readlink, stat } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { RuntimeError } from '#shared/errors.ts'
 import { isErrno } from '#shared/os/error.ts'
@@ -110,6 +111,24 @@ async function markerOf(pid: number): Promise<string | undefined> {
   } catch {
     return undefined
   }
+}
+
+/**
+ * The sandboxes of which processes run that write their output to a file right below `<sandboxesDir>/<sandbox id>`, be that
+ * removed by now. The marker alone is not enough: another sandboxer's processes carry theirs. Neither is the path, which
+ * another one may have in a mount namespace of its own: the file system must be the same. `sandboxesDir`: without symbolic links.
+ */
+export async function markedBelow(sandboxesDir: string): Promise<ReadonlyMap<string, readonly ProcessStat[]>> {
+  const { dev } = await stat(sandboxesDir)
+  const found = new Map<string, ProcessStat[]>()
+  for (const process of await findMarked(() => true)) {
+    const id = (await markerOf(process.pid))?.split('/')[0] ?? ''
+    const output = `/proc/${process.pid}/fd/1`
+    const [path, file] = await Promise.all([readlink(output), stat(output)]).catch(() => [])
+    if (id === '' || path === undefined || dirname(path) !== `${sandboxesDir}/${id}` || file?.dev !== dev) continue
+    found.set(id, [...(found.get(id) ?? []), process])
+  }
+  return found
 }
 
 /** TERM, grace, KILL, and gone when it resolves. Errors: INTERNAL when the kernel does not let go of it. */

@@ -2,11 +2,11 @@
  * What a fresh sandboxer does before it serves anyone: it reads what its predecessor wrote, adopts the guests that
  * live, undoes what was left half done, and clears away what no record names.
  */
-import { readdir } from 'node:fs/promises'
+import { readdir, realpath } from 'node:fs/promises'
 import { join } from 'node:path'
 import { RuntimeError, explain } from '#shared/errors.ts'
 import { removeCgroup, sandboxCgroups } from './cgroup.ts'
-import { endProcess, findMarked } from './processes.ts'
+import { endProcess, findMarked, markedBelow, type ProcessStat } from './processes.ts'
 import { parseRecord, type SandboxRecord } from './record.ts'
 import type { Sandboxes } from './sandboxes.ts'
 import type { SandboxServices } from './services.ts'
@@ -71,21 +71,31 @@ function afterReboot(record: SandboxRecord, { sandboxesDir, bootId }: SandboxSer
 
 /**
  * Directories without a readable record: their processes carry the name, and lie in a cgroup of that name or, once a pod
- * has claimed a warm VM, of the name of the record that could not be read.
+ * has claimed a warm VM, of the name of the record that could not be read. Where the directories were removed as well
+ * (somebody has emptied the state directory), their processes still say whose they are.
  */
 async function clearStrays(known: ReadonlySet<string>, unreadable: readonly string[], services: SandboxServices): Promise<void> {
-  for (const id of await readdir(services.sandboxesDir).catch(() => [])) {
-    if (known.has(id)) continue
-    try {
-      await clearStray(id, unreadable, services)
-    } catch (error) {
-      services.log.error('a stray sandbox cannot be cleared away', { sandbox: id, error })
-    }
+  const { sandboxesDir, log } = services
+  const attempt = async (id: string, found: readonly ProcessStat[] | undefined) => {
+    if (known.has(id)) return
+    await clearStray(id, found, unreadable, services).catch((error: unknown) => log.error('a stray sandbox cannot be cleared away', { sandbox: id, error }))
   }
+  for (const id of await readdir(sandboxesDir).catch(() => [])) await attempt(id, undefined)
+  const orphans = await realpath(sandboxesDir).then(markedBelow).catch((error: unknown) => {
+    log.error('processes of sandboxes that were removed cannot be looked for', { error })
+    return new Map<string, readonly ProcessStat[]>()
+  })
+  for (const [id, found] of orphans) await attempt(id, found)
 }
 
-async function clearStray(id: string, unreadable: readonly string[], { sandboxesDir, log, observer }: SandboxServices): Promise<void> {
-  const processes = await findMarked((marker) => marker.startsWith(`${id}/`))
+/** `found`: its processes; undefined: all that carry its name. */
+async function clearStray(
+  id: string,
+  found: readonly ProcessStat[] | undefined,
+  unreadable: readonly string[],
+  { sandboxesDir, log, observer }: SandboxServices,
+): Promise<void> {
+  const processes = found ?? (await findMarked((marker) => marker.startsWith(`${id}/`)))
   const cgroups = await sandboxCgroups([id, ...unreadable], processes.map(({ pid }) => pid))
   log.warn('a stray sandbox is cleared away', { sandbox: id, pids: processes.map(({ pid }) => pid) })
   if (!unreadable.includes(id)) observer.recovered('stray')

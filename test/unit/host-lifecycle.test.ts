@@ -1,10 +1,10 @@
 /** A sandbox from Create to Shutdown, and from one sandboxer to the next: what is on record when, and what an error leaves. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, open, readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { isAlive, processStat } from '#host/sandbox/processes.ts'
+import { isAlive, MARKER, processStat } from '#host/sandbox/processes.ts'
 import type { SandboxRecord } from '#host/sandbox/record.ts'
 import { recover } from '#host/sandbox/recover.ts'
 import type { SandboxServices } from '#host/sandbox/services.ts'
@@ -258,6 +258,26 @@ t.test('after a restart of the machine no pid is believed, and nothing of before
   }
   t.strictSame(await sandboxes.get('stopped').wait(forever), exit)
   t.same(await readdir(sandboxesDir), ['_warm'])
+})
+
+t.test('processes whose record and directory were both removed are ended, and nobody else\'s', async (t) => {
+  const { sandboxesDir, directory, left } = await found(t, [{ id: 'kept' }])
+  const elsewhere = await mkdtemp('/tmp/life-')
+  t.teardown(() => rm(elsewhere, { recursive: true }))
+  const run = async (dir: string, id: string) => {
+    await mkdir(join(dir, id), { recursive: true })
+    const log = await open(join(dir, id, 'qemu.log'), 'a')
+    const child = spawn('sleep', ['1000'], { env: { ...process.env, [MARKER]: `${id}/qemu` }, stdio: ['ignore', log.fd, log.fd] })
+    t.teardown(() => child.kill('SIGKILL'))
+    await log.close()
+    return child
+  }
+  const wiped = await run(sandboxesDir, 'wiped')
+  const others = [await run(sandboxesDir, 'kept'), await run(elsewhere, 'wiped'), await run(join(sandboxesDir, 'nested'), 'wiped')]
+  for (const dir of [directory('wiped'), join(elsewhere, 'wiped'), directory('nested')]) await rm(dir, { recursive: true })
+  await left()
+  t.notOk(await isAlive(wiped.pid ?? 0, undefined))
+  for (const { pid } of others) t.ok(await isAlive(pid ?? 0, undefined), 'of a sandbox on record, of another state directory')
 })
 
 t.test('after a restart of the machine a directory that resists costs its own sandbox and no other', async (t) => {
