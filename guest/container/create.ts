@@ -39,9 +39,9 @@ export async function createContainer(
   undo.defer(() => attempt(context, `release ${about}`, preparer.release(id, used)))
   const prepared = await preparer.prepare(id)
   undo.use(await storages.acquire(prepared.storages))
-  const { dir, command, oomScoreAdj, sources } = await writeBundle(context, request, prepared, isInit, undo)
+  const { dir, command, oomScoreAdj, sources, shared } = await writeBundle(context, request, prepared, isInit, undo)
   used.push(...sources)
-  undo.use(await submounts.hold(sources))
+  undo.use(await submounts.hold(sources, shared))
   // Before the streams are bound: those that wait by now may be another containerd's.
   signal.throwIfAborted()
   const io = await ProcessIo.open(plan, ioContext, initPolicy)
@@ -89,13 +89,17 @@ async function writeBundle(
   mkdirSync(dir, { recursive: true, mode: 0o700 })
   undo.defer(() => rmSync(dir, { recursive: true, force: true }))
   writeFileSync(`${dir}/config.json`, JSON.stringify(final), { mode: 0o600 })
-  return { dir, command: spec.process?.args?.[0] ?? '', oomScoreAdj: spec.process?.oomScoreAdj ?? 0, sources: sourcesOf(spec) }
+  return { dir, command: spec.process?.args?.[0] ?? '', oomScoreAdj: spec.process?.oomScoreAdj ?? 0, sources: sourcesOf(spec), shared: sharedOf(spec) }
 }
 
 /** Where the container's own mounts come from. */
 function sourcesOf({ root, mounts = [] }: OciSpec): string[] {
   return [root?.path, ...mounts.filter(({ type }) => type === 'bind').map(({ source }) => source)].flatMap((path) => path ?? [])
 }
+
+/** Those of them that are to receive mounts, or to pass them on. */
+const sharedOf = ({ mounts = [] }: OciSpec): ReadonlySet<string> =>
+  new Set(mounts.flatMap(({ source, options = [] }) => (source !== undefined && options.some((word) => /^r?(slave|shared)$/.test(word)) ? [source] : [])))
 
 async function pidNamespaceOf(
   { podPid }: ContainersContext,

@@ -8,9 +8,10 @@ import { stat } from 'node:fs/promises'
 import { dirname, normalize } from 'node:path'
 import { RuntimeError } from '#shared/errors.ts'
 import type { Mounts } from '#shared/os/contract.ts'
+import { SharedMount } from './shared-mount.ts'
 import { withSubpath } from './subpath.ts'
 
-/** A mount the sandboxer asks for. */
+/** A mount the sandboxer asks for. With the option "shared", mounts that are made on it propagate between those who bind it. */
 export interface Storage {
   readonly type: string
   readonly source: string
@@ -23,8 +24,10 @@ const kinds = ['virtiofs', 'tmpfs', 'bind', 'erofs', 'overlay', 'ext4', 'xfs', '
 
 interface Mounted {
   users: number
+  /** Of one with the option "shared" */
+  shared?: SharedMount
   /** Settles when the first user's mount has. */
-  readonly ready: Promise<void>
+  ready: Promise<void>
 }
 
 export class Storages {
@@ -69,8 +72,7 @@ export class Storages {
     if (!kinds.includes(type)) {
       throw new RuntimeError('INVALID_ARGUMENT', `${about}: expected one of the types ${kinds.join(', ')}`)
     }
-    const mounted = this.#mounted.get(target) ?? { users: 0, ready: this.#mount(storage, about) }
-    this.#mounted.set(target, mounted)
+    const mounted = this.#mounted.get(target) ?? this.#begin(storage, about)
     mounted.users++
     try {
       await mounted.ready
@@ -80,12 +82,20 @@ export class Storages {
     }
   }
 
-  async #mount(storage: Storage, about: string): Promise<void> {
+  #begin(storage: Storage, about: string): Mounted {
+    const mounted: Mounted = { users: 0, ready: Promise.resolve() }
+    this.#mounted.set(storage.target, mounted)
+    mounted.ready = this.#mount(storage, mounted, about)
+    return mounted
+  }
+
+  async #mount(storage: Storage, mounted: Mounted, about: string): Promise<void> {
     const { type, source, target, options } = storage
     try {
       if (type === 'subpath') return this.#bindSubpath(storage)
       await this.#makeTarget(storage)
-      this.#mounts.mount({ source, target, type: type === 'bind' ? '' : type, options: bindOptions(type, options) })
+      this.#mounts.mount({ source, target, type: type === 'bind' ? '' : type, options: bindOptions(type, options).filter((word) => word !== 'shared') })
+      if (options.includes('shared')) mounted.shared = new SharedMount(this.#mounts, target)
     } catch (cause) {
       throw new RuntimeError(cause instanceof RuntimeError ? cause.code : 'INTERNAL', `${about} failed`, { cause })
     }
@@ -111,7 +121,8 @@ export class Storages {
     if (mounted === undefined || --mounted.users > 0 || target.startsWith(`${this.#root}/storages/pod/`)) return
     this.#mounted.delete(target)
     try {
-      this.#mounts.unmount(target, true)
+      if (mounted.shared === undefined) this.#mounts.unmount(target, true)
+      else mounted.shared.unmount(this.#mounts)
       rmdirSync(target)
     } catch {
       // Not mounted any more, which is what was asked for; or a single file, whose mount point costs nothing.

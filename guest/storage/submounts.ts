@@ -9,61 +9,88 @@
 import { stat, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import type { Mounts } from '#shared/os/contract.ts'
+import { SharedMount } from './shared-mount.ts'
 
 /** f_type of every fuse file system. Source: linux/magic.h. */
 const FUSE = 0x65735546
 
+interface Held {
+  /** How many containers it is held for */
+  users: number
+  /** Set once a container wants to see what others mount in it */
+  shared?: SharedMount
+}
+
 /** Those of one agent. */
 export class Submounts {
   readonly #mounts: Mounts
-  /** How many containers each is held for */
-  readonly #users = new Map<string, number>()
+  readonly #held = new Map<string, Held>()
 
   constructor(mounts: Mounts) {
     this.#mounts = mounts
   }
 
   get held(): readonly string[] {
-    return [...this.#users.keys()]
+    return [...this.#held.keys()]
   }
 
-  /** Those of `paths` that are mounts of the share. Released by their last holder, they are gone from this namespace. */
-  async hold(paths: readonly string[]): Promise<AsyncDisposable> {
+  /**
+   * Those of `paths` that are mounts of the share. Released by their last holder, they are gone from this namespace. Of
+   * those in `shared`, mounts made on them propagate between this namespace and the containers': those that a container has
+   * made outlive it, and go with the last holder.
+   */
+  async hold(paths: readonly string[], shared: ReadonlySet<string> = new Set()): Promise<AsyncDisposable> {
     const held: string[] = []
-    for (const path of new Set(paths)) {
-      // Counted before it is looked at: who leaves meanwhile leaves it there.
-      this.#users.set(path, (this.#users.get(path) ?? 0) + 1)
-      if (await isSubmount(path)) held.push(path)
-      else this.#forget(path)
+    const release = async () => {
+      const leaving = held.splice(0).toReversed()
+      // All of them first: what a container has bound from one into another is answered for by the one it came from.
+      for (const path of leaving) await this.#answered(path)
+      for (const path of leaving) this.#release(path)
     }
-    return {
-      [Symbol.asyncDispose]: async () => {
-        for (const path of held.toReversed()) await this.#release(path)
-      },
+    try {
+      for (const path of new Set(paths)) {
+        // Counted before it is looked at: who leaves meanwhile leaves it there.
+        const holding = this.#held.get(path) ?? { users: 0 }
+        this.#held.set(path, holding)
+        holding.users++
+        if (holding.shared !== undefined || (await isSubmount(path))) {
+          held.push(path)
+          if (shared.has(path)) holding.shared ??= new SharedMount(this.#mounts, path)
+        } else this.#forget(path)
+      }
+    } catch (error) {
+      await release()
+      throw error
     }
+    return { [Symbol.asyncDispose]: release }
   }
 
-  async #release(path: string): Promise<void> {
+  /** virtiofsd answers in order, and this has to be answered: so was what was closed before. */
+  async #answered(path: string): Promise<void> {
     try {
-      // virtiofsd answers in order, and this has to be answered: so was what was closed before.
-      await statfs(path)
+      await statfs(this.#held.get(path)?.shared?.path ?? path)
     } catch {
       // The share is gone, and all that is in it.
     }
-    if (this.#forget(path) > 0) return
+  }
+
+  #release(path: string): void {
+    const last = this.#forget(path)
+    if (last === undefined) return
     try {
-      this.#mounts.unmount(path, true)
+      if (last.shared === undefined) this.#mounts.unmount(path, true)
+      else last.shared.unmount(this.#mounts)
     } catch {
       // As above.
     }
   }
 
-  /** Answers how many hold it still. */
-  #forget(path: string): number {
-    const users = (this.#users.get(path) ?? 0) - 1
-    if (users > 0) this.#users.set(path, users)
-    else this.#users.delete(path)
-    return users
+  /** Answers what nobody holds any more. */
+  #forget(path: string): Held | undefined {
+    const held = this.#held.get(path)
+    if (held === undefined || --held.users > 0) return undefined
+    this.#held.delete(path)
+    return held
   }
 }
 

@@ -5,6 +5,7 @@
  */
 import type { GuestStorage } from './contract.ts'
 import type { OciMount } from './oci.ts'
+import type { Propagation } from './propagation.ts'
 import { refused } from './refused.ts'
 import { HUGETLBFS, TMPFS, emptyDirName, emptyDirOfSubPath, type DirectoryFacts, type SourceFacts } from './source.ts'
 
@@ -12,6 +13,8 @@ import { HUGETLBFS, TMPFS, emptyDirName, emptyDirOfSubPath, type DirectoryFacts,
 export const POD_STORAGES = '/run/kuasar/storages/pod'
 /** Guest mounts below here go with their container. */
 export const CONTAINER_STORAGES = '/run/kuasar/storages/container'
+/** Binds of those of the pod whose containers see each other's mounts; they go, and those mounts with them, with the last such container. */
+export const SHARED_STORAGES = '/run/kuasar/storages/shared'
 
 const HUGEPAGE_BYTES = 2 * 1024 * 1024
 
@@ -31,7 +34,13 @@ export interface MemoryInput {
 }
 
 /** Undefined for any other volume. Errors: UNIMPLEMENTED for huge pages that the guest does not have, and for a single file. */
-export function memoryVolume(mount: OciMount, index: number, facts: SourceFacts, input: MemoryInput): MemoryVolume | undefined {
+export function memoryVolume(
+  mount: OciMount,
+  index: number,
+  facts: SourceFacts,
+  propagation: Propagation,
+  input: MemoryInput,
+): MemoryVolume | undefined {
   const source = mount.source ?? ''
   const parent = emptyDirOfSubPath(source)
   const volume = parent === undefined ? facts : input.facts.get(parent)
@@ -40,13 +49,18 @@ export function memoryVolume(mount: OciMount, index: number, facts: SourceFacts,
   const storage = fileSystem(mount, volume, `${POD_STORAGES}/${name}`, input.hugepagesMiB)
   if (storage === undefined) return undefined
   const whole = { source: storage.target, storages: [storage] }
-  if (parent === undefined) return whole
+  if (parent === undefined) return propagation === 'private' ? whole : sharing(whole, name)
   if (facts.kind !== 'directory' || facts.fsPath === undefined)
     throw refused('UNIMPLEMENTED', mount, 'is a file on the host of an emptyDir in memory', 'the guest has that volume, not the host; mount a directory of it')
   if (facts.fsPath === '/') return whole
   const target = `${CONTAINER_STORAGES}/${input.id}/${index}`
   const part = { type: 'subpath', source: storage.target, target, options: [`path=${facts.fsPath}`, ...ownerOf(facts)] }
   return { source: target, storages: [storage, part] }
+}
+
+function sharing({ source, storages }: MemoryVolume, name: string): MemoryVolume {
+  const target = `${SHARED_STORAGES}/${name}`
+  return { source: target, storages: [...storages, { type: 'bind', source, target, options: ['bind', 'shared'] }] }
 }
 
 function fileSystem(mount: OciMount, facts: DirectoryFacts, target: string, hugepagesMiB: number): GuestStorage | undefined {

@@ -13,6 +13,7 @@ import type { SnapshotMount } from '../containerd/contract.ts'
 import type { GuestStorage } from './contract.ts'
 import { memoryVolume, type MemoryInput } from './memory.ts'
 import { isBind, type OciMount, type OciSpec } from './oci.ts'
+import { propagationOf, type Propagation } from './propagation.ts'
 import { refused } from './refused.ts'
 import { planRootfs, type RootfsPlan } from './rootfs.ts'
 import { HUGETLBFS, emptyDirOfSubPath, isEmptyDirOf, kernelFileSystem, universalDevice, type SourceFacts } from './source.ts'
@@ -26,7 +27,7 @@ export interface VolumePlan {
   readonly recursive: boolean
   /** `recursive` makes the mounts below the source read-only too, at the time of the mount */
   readonly readonly: 'no' | 'top' | 'recursive'
-  /** Mounts made below the source later appear as well (mountPropagation: HostToContainer) */
+  /** Mounts made below the source later appear as well (mountPropagation: HostToContainer, and Bidirectional) */
   readonly receives: boolean
   /** Serves whichever containers of the pod bind the same */
   readonly common: boolean
@@ -110,7 +111,7 @@ function planMount(mount: OciMount, index: number, input: PlanInput): PlannedMou
 function planBind(mount: OciMount, index: number, input: PlanInput): PlannedMount {
   const source = mount.source ?? ''
   if (!source.startsWith('/')) throw refused('INVALID_ARGUMENT', mount, 'binds no absolute path', 'name an absolute path')
-  refuseSharing(mount)
+  const propagation = propagationOf(mount, input.podUid)
   const facts: SourceFacts = input.facts.get(source) ?? { kind: 'missing' }
   switch (facts.kind) {
     case 'missing':
@@ -127,14 +128,14 @@ function planBind(mount: OciMount, index: number, input: PlanInput): PlannedMoun
       refuseKernel(mount, facts.fsType)
       if (source === '/dev' || source.startsWith('/dev/'))
         throw refused('UNIMPLEMENTED', mount, "binds the host's devices", 'a sandbox has devices of its own; remove the volume')
-      return inMemory(mount, index, facts, input) ?? bindVolume(mount, source, facts, index, input)
+      return inMemory(mount, index, facts, propagation, input) ?? bindVolume(mount, source, facts, index, propagation, input)
     default:
       return unreachable(facts)
   }
 }
 
-function inMemory(mount: OciMount, index: number, facts: VolumeFacts, input: PlanInput): PlannedMount | undefined {
-  const volume = memoryVolume(mount, index, facts, input)
+function inMemory(mount: OciMount, index: number, facts: VolumeFacts, propagation: Propagation, input: PlanInput): PlannedMount | undefined {
+  const volume = memoryVolume(mount, index, facts, propagation, input)
   return volume && { mount: { ...mount, type: 'bind', source: volume.source }, storages: volume.storages }
 }
 
@@ -144,19 +145,21 @@ type VolumeFacts = Extract<SourceFacts, { kind: 'file' | 'directory' }>
  * What the guest's OCI runtime binds is a path in the share; its options hold there just as they would here, save one.
  * `ro` is the top's alone, but the guest's kernel, to which a mount below shows as a mount of its own once it is
  * entered, gives that the flags of the top (follow_automount). So where there are mounts below, or may come to be,
- * only the host's mount is read-only, and the guest meets it as an error of the write.
+ * only the host's mount is read-only, and the guest meets it as an error of the write. In an emptyDir it is the other way:
+ * those who receive what a container mounts there need the one mount of its, and it keeps flags of its own.
  */
-function bindVolume(mount: OciMount, source: string, facts: VolumeFacts, index: number, input: PlanInput): PlannedMount {
+function bindVolume(mount: OciMount, source: string, facts: VolumeFacts, index: number, propagation: Propagation, input: PlanInput): PlannedMount {
   if (facts.fsType === HUGETLBFS)
     throw refused('UNIMPLEMENTED', mount, 'lies on hugetlbfs', "huge pages of the host are not the guest's; use an emptyDir of medium HugePages")
   const last = (...words: readonly string[]) => mount.options.findLast((word) => words.includes(word))
   const access = last('ro', 'rw', 'rro')
   const recursive = mount.options.includes('rbind')
-  const receives = ['slave', 'rslave'].includes(last('private', 'rprivate', 'slave', 'rslave') ?? '')
+  const receives = propagation !== 'private'
+  const own = isEmptyDirOf(input.podUid, source)
   const hasMounts = facts.kind === 'directory' && facts.hasMounts
-  const mixed = access === 'ro' && recursive && facts.kind === 'directory' && (hasMounts || receives)
+  const mixed = access === 'ro' && recursive && facts.kind === 'directory' && (hasMounts || (receives && !own))
   // Nothing would be kept from the guest by a bind that is read-only, and that would be another one than its writers'.
-  const guestsOwn = !mixed && !hasMounts && isEmptyDirOf(input.podUid, source)
+  const guestsOwn = !mixed && !hasMounts && own
   const readonly = guestsOwn || access === 'rw' || access === undefined ? 'no' : access === 'rro' ? 'recursive' : 'top'
   // One that is to have the mounts below its source, and none that come later, is of its own time.
   const common = !hasMounts || !recursive || receives
@@ -177,17 +180,6 @@ function isPodShm({ destination, type, source, options }: OciMount): boolean {
   if (destination !== '/dev/shm') return false
   if (type === 'tmpfs') return source === 'shm'
   return isBind({ destination, type, options }) && (source === '/dev/shm' || /\/sandboxes\/[^/]+\/shm$/.test(source ?? ''))
-}
-
-function refuseSharing(mount: OciMount): void {
-  const word = mount.options.find((option) => ['shared', 'rshared', 'unbindable', 'runbindable'].includes(option))
-  if (word === undefined) return
-  throw refused(
-    'UNIMPLEMENTED',
-    mount,
-    `asks for ${word} propagation`,
-    "a mount made in a sandbox cannot appear on the host: use mountPropagation None or HostToContainer, or a runc runtime class",
-  )
 }
 
 function refuseKernel(mount: OciMount, fsType: number): void {

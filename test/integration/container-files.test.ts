@@ -2,7 +2,7 @@
 import t from 'tap'
 import { poll } from '#test/node/poll.ts'
 import { inside as paths } from '#test/node/paths.ts'
-import { idle, images, inside, startKuasar } from '#test/support/kuasar.ts'
+import { idle, images, inside, microvm, startKuasar } from '#test/support/kuasar.ts'
 
 await using kuasar = await startKuasar()
 const sh = (script: string) => kuasar.sh(script)
@@ -12,7 +12,8 @@ const ro = { readonly: true }
 /** The volume's directory as kubelet names it: that is how an emptyDir is told from other directories. */
 const emptyDir = (name: string) => `/var/lib/kubelet/pods/11111111-2222/volumes/kubernetes.io~empty-dir/${name}`
 
-const pod = await kuasar.pod('files')
+// So that containers of it may be.
+const pod = await kuasar.containerd.cri.runPod({ name: 'files', linux: { securityContext: { privileged: true } } }, microvm)
 /** Descriptors that the pod's two virtiofsd hold. */
 const held = async () => Number(await sh(`for p in $(pidof virtiofsd); do grep -q ${pod.id} /proc/$p/cmdline && ls /proc/$p/fd; done | wc -l`))
 /** Entries of the share; each container has one while it exists. */
@@ -161,6 +162,56 @@ await t.test('mounts made on the host later are seen only where asked for', asyn
   t.equal(await inside(container, 'ls /receives/sub'), 'late')
   await sh('umount -l /scratch/v/tree/sub')
   await container.stop(10)
+})
+
+await t.test('a mount that a container makes in an emptyDir of its pod is the other containers’ that ask for it, and never the host’s', async (t) => {
+  const own = (name: string) => `/var/lib/kubelet/pods/${pod.config.metadata?.uid}/volumes/kubernetes.io~empty-dir/${name}`
+  await sh(`mkdir -p ${own('disk')} ${own('memory')} && mount -t tmpfs -o size=1m,mode=0777 tmpfs ${own('memory')}; test -e /dev/fuse || mknod /dev/fuse c 10 229`)
+  const volumes = (more: object) => [mount(own('disk'), '/d', more), mount(own('memory'), '/m', more), mount(`${paths.checkout}/build/test/one-file`, '/bin/one-file', ro)]
+  const receives = { name: 'receives', mounts: volumes({ propagation: 'PROPAGATION_HOST_TO_CONTAINER', readonly: true }) }
+  const shares = (name: string, attempt = 0) => ({
+    metadata: { name, attempt },
+    image: { image: images.busybox },
+    command: [...idle.command],
+    logPath: `${name}/${attempt}.log`,
+    devices: [{ hostPath: '/dev/fuse', containerPath: '/dev/fuse', permissions: 'rwm' }],
+    mounts: volumes({ propagation: 'PROPAGATION_BIDIRECTIONAL' }),
+    linux: { securityContext: { privileged: true } },
+  })
+  const points = (container: Awaited<ReturnType<typeof pod.run>>) => inside(container, 'sed -n "s/^[^ ]* \\(\\/[dm][^ ]*\\) \\([^ ]*\\) .*/\\1 \\2/p" /proc/mounts | sort | tr "\\n" ";"')
+  const fuse = (at: string) => `one-file ${at} >/dev/null 2>&1 & until [ -e ${at}/word ]; do sleep 0.1; done`
+  const before = await shared()
+  const [reader, alone] = [await pod.run({ ...idle, ...receives }), await pod.run({ ...idle, name: 'alone', mounts: volumes({}) })]
+  const maker = await pod.run(shares('maker'))
+  await inside(maker, `mkdir /d/tmp /d/bound /d/fuse; mount -t tmpfs tmpfs /d/tmp; echo made >/d/tmp/f; mount --bind /etc /d/bound; ${fuse('/d/fuse')}; ${fuse('/m')}`)
+  const all = '/d virtiofs;/d/bound virtiofs;/d/fuse fuse;/d/tmp tmpfs;/m fuse;/m tmpfs;'
+  t.equal(await points(reader), all, 'one that was there before')
+  t.equal(await inside(reader, 'cat /d/tmp/f /d/fuse/word /m/word; ls /d/bound | grep -c hostname; touch /d/x 2>/dev/null || echo read-only'), 'made\nserved\nserved\n1\nread-only')
+  const second = await pod.run(shares('second'))
+  t.equal(await points(second), all, 'and one that comes later')
+  t.equal(await points(maker), all, 'whose start takes nothing away')
+  t.equal(await points(alone), '/d virtiofs;/m tmpfs;')
+  t.equal(await sh(`ls ${own('disk')}/tmp ${own('disk')}/bound ${own('disk')}/fuse ${own('memory')}; grep -c ' fuse one-file' /proc/self/mountinfo || true`).then((text) => text.replace(/^.*:$|\n/gm, '')), '0', 'the host has nothing of it')
+  await inside(second, 'umount /d/tmp')
+  for (const container of [maker, reader]) t.equal(await points(container), all.replace('/d/tmp tmpfs;', ''), 'unmounted by another')
+  // SIGKILL: as on a host, its mounts stay as long as anybody has the volume, and a file system in user space has lost its server.
+  await maker.stop(0)
+  await maker.remove()
+  t.equal(await inside(reader, 'ls /d/bound | grep -c hostname; cat /d/fuse/word 2>&1 || true'), "1\ncat: can't open '/d/fuse/word': Socket not connected")
+  const again = await pod.run(shares('maker', 1))
+  await inside(again, `umount /d/fuse /m; ${fuse('/d/fuse')}; ${fuse('/m')}`)
+  t.equal(await inside(reader, 'cat /d/fuse/word /m/word'), 'served\nserved')
+  for (const container of [second, again, reader, alone]) {
+    await container.stop(0)
+    await container.remove()
+  }
+  t.same(await shared(), before, 'the last who leaves takes all')
+  const fresh = await pod.run(shares('fresh'))
+  t.equal(await points(fresh), '/d virtiofs;/m tmpfs;')
+  t.equal(await inside(fresh, 'cat /d/fuse/word /m/word 2>/dev/null; dmesg | grep -E "Busy inodes|BUG:" || true'), '', 'and the kernel has nothing to say')
+  // It is there when the pod is removed.
+  await inside(fresh, `mount -t tmpfs tmpfs /d/tmp; ${fuse('/d/fuse')}; ${fuse('/m')}`)
+  await sh(`umount ${own('memory')}`)
 })
 
 await t.test('the space of a removed container’s files is given back while its pod runs', async (t) => {

@@ -1,5 +1,5 @@
 # Programs that tests put into containers or run beside a node's: no library of the machine's is there.
-CONTAINER_TOOLS := $(addprefix $(BUILD)/test/,debugger huge-pages one-directory tap-wire tcp-server)
+CONTAINER_TOOLS := $(addprefix $(BUILD)/test/,debugger huge-pages one-directory one-file tap-wire tcp-server)
 
 $(CONTAINER_TOOLS): $(BUILD)/test/%: test/support/%.c | $(CC_READY)
 	@mkdir -p $(@D)

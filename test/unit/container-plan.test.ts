@@ -160,7 +160,26 @@ await t.test('propagation', async (t) => {
   t.match(from('rbind', 'rslave'), [{ receives: true }])
   t.match(from('rbind', 'rslave', 'rprivate'), [{ receives: false }])
   t.match(from('rbind'), [{ receives: false }])
-  refuses(t, 'UNIMPLEMENTED', /the mount on \/d from \/d asks for rshared propagation.*mountPropagation/, () => from('rbind', 'rshared'))
+  refuses(t, 'UNIMPLEMENTED', /the mount on \/d from \/d asks for rshared propagation.*mountPropagation.*an emptyDir of the pod/, () => from('rbind', 'rshared'))
+})
+
+await t.test('what is mounted in an emptyDir of the pod reaches its other containers: of those who want that it is one mount', async (t) => {
+  const own = '/var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir/cache'
+  const both = [bind(own, '/a', 'rw', 'rshared'), bind(own, '/b', 'ro', 'rslave')]
+  const disk = plan(both, { [own]: directory() })
+  t.match(disk.volumes, [{ source: own, readonly: 'no', receives: true }])
+  t.equal(disk.volumes.length, 1)
+  t.same(disk.mounts.slice(-2).map(({ options }) => options.slice(-2)), [['rw', 'rshared'], ['ro', 'rslave']])
+  const memory = plan([...both, bind(own, '/c')], { [own]: directory(TMPFS) })
+  const target = '/run/kuasar/storages/shared/1_cache'
+  t.match(memory.storages, [
+    { type: 'tmpfs', target: '/run/kuasar/storages/pod/1_cache' },
+    { type: 'bind', source: '/run/kuasar/storages/pod/1_cache', target, options: ['bind', 'shared'] },
+  ])
+  t.same(memory.mounts.slice(-3).map(({ source }) => source), [target, target, '/run/kuasar/storages/pod/1_cache'])
+  for (const path of [own.replace('/pods/1/', '/pods/2/'), `${own}/part`, '/var/lib/kubelet/pods/1/volume-subpaths/cache/app/0', '/var/lib/kubelet/pods/1/volumes/kubernetes.io~csi/cache'])
+    refuses(t, 'UNIMPLEMENTED', /asks for rshared propagation/, () => plan([bind(path, '/a', 'rshared')], { [path]: directory(), [own]: directory() }))
+  refuses(t, 'UNIMPLEMENTED', /asks for runbindable propagation/, () => plan([bind(own, '/a', 'runbindable')], { [own]: directory() }))
 })
 
 await t.test('an emptyDir in memory is a tmpfs of the guest, one for the pod', async (t) => {
