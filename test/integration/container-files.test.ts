@@ -178,15 +178,15 @@ await t.test('a mount that a container makes in an emptyDir of its pod is the ot
     mounts: volumes({ propagation: 'PROPAGATION_BIDIRECTIONAL' }),
     linux: { securityContext: { privileged: true } },
   })
-  const points = (container: Awaited<ReturnType<typeof pod.run>>) => inside(container, 'sed -n "s/^[^ ]* \\(\\/[dm][^ ]*\\) \\([^ ]*\\) .*/\\1 \\2/p" /proc/mounts | sort | tr "\\n" ";"')
+  const points = (container: Awaited<ReturnType<typeof pod.run>>) => inside(container, `awk '$2 ~ "^/[dm](/|$)" { print $2, $3 }' /proc/mounts | sort | tr "\\n" ";"`)
   const fuse = (at: string) => `one-file ${at} >/dev/null 2>&1 & until [ -e ${at}/word ]; do sleep 0.1; done`
   const before = await shared()
   const [reader, alone] = [await pod.run({ ...idle, ...receives }), await pod.run({ ...idle, name: 'alone', mounts: volumes({}) })]
   const maker = await pod.run(shares('maker'))
-  await inside(maker, `mkdir /d/tmp /d/bound /d/fuse; mount -t tmpfs tmpfs /d/tmp; echo made >/d/tmp/f; mount --bind /etc /d/bound; ${fuse('/d/fuse')}; ${fuse('/m')}`)
-  const all = '/d virtiofs;/d/bound virtiofs;/d/fuse fuse;/d/tmp tmpfs;/m fuse;/m tmpfs;'
+  await inside(maker, `mkdir /d/tmp /d/bound /d/fuse /m/fuse; mount -t tmpfs tmpfs /d/tmp; echo made >/d/tmp/f; mount --bind /etc /d/bound; ${fuse('/d/fuse')}; ${fuse('/m/fuse')}`)
+  const all = '/d virtiofs;/d/bound virtiofs;/d/fuse fuse;/d/tmp tmpfs;/m tmpfs;/m/fuse fuse;'
   t.equal(await points(reader), all, 'one that was there before')
-  t.equal(await inside(reader, 'cat /d/tmp/f /d/fuse/word /m/word; ls /d/bound | grep -c hostname; touch /d/x 2>/dev/null || echo read-only'), 'made\nserved\nserved\n1\nread-only')
+  t.equal(await inside(reader, 'cat /d/tmp/f /d/fuse/word /m/fuse/word; ls /d/bound | grep -c hostname; touch /d/x 2>/dev/null || echo read-only'), 'made\nserved\nserved\n1\nread-only')
   const second = await pod.run(shares('second'))
   t.equal(await points(second), all, 'and one that comes later')
   t.equal(await points(maker), all, 'whose start takes nothing away')
@@ -197,10 +197,10 @@ await t.test('a mount that a container makes in an emptyDir of its pod is the ot
   // SIGKILL: as on a host, its mounts stay as long as anybody has the volume, and a file system in user space has lost its server.
   await maker.stop(0)
   await maker.remove()
-  t.equal(await inside(reader, 'ls /d/bound | grep -c hostname; cat /d/fuse/word 2>&1 || true'), "1\ncat: can't open '/d/fuse/word': Socket not connected")
+  t.equal(await inside(reader, 'ls /d/bound | grep -c hostname; cat /d/fuse/word 2>&1 || true'), "1\ncat: can't open '/d/fuse/word': Transport endpoint is not connected")
   const again = await pod.run(shares('maker', 1))
-  await inside(again, `umount /d/fuse /m; ${fuse('/d/fuse')}; ${fuse('/m')}`)
-  t.equal(await inside(reader, 'cat /d/fuse/word /m/word'), 'served\nserved')
+  await inside(again, `umount /d/fuse /m/fuse; ${fuse('/d/fuse')}; ${fuse('/m/fuse')}`)
+  t.equal(await inside(reader, 'cat /d/fuse/word /m/fuse/word'), 'served\nserved')
   for (const container of [second, again, reader, alone]) {
     await container.stop(0)
     await container.remove()
@@ -208,9 +208,9 @@ await t.test('a mount that a container makes in an emptyDir of its pod is the ot
   t.same(await shared(), before, 'the last who leaves takes all')
   const fresh = await pod.run(shares('fresh'))
   t.equal(await points(fresh), '/d virtiofs;/m tmpfs;')
-  t.equal(await inside(fresh, 'cat /d/fuse/word /m/word 2>/dev/null; dmesg | grep -E "Busy inodes|BUG:" || true'), '', 'and the kernel has nothing to say')
+  t.equal(await inside(fresh, 'cat /d/fuse/word /m/fuse/word 2>/dev/null; dmesg | grep -E "Busy inodes|BUG:" || true'), '', 'and the kernel has nothing to say')
   // It is there when the pod is removed.
-  await inside(fresh, `mount -t tmpfs tmpfs /d/tmp; ${fuse('/d/fuse')}; ${fuse('/m')}`)
+  await inside(fresh, `mount -t tmpfs tmpfs /d/tmp; ${fuse('/d/fuse')}; ${fuse('/m/fuse')}`)
   await sh(`umount ${own('memory')}`)
 })
 
