@@ -12,6 +12,9 @@ const ro = { readonly: true }
 /** The volume's directory as kubelet names it: that is how an emptyDir is told from other directories. */
 const emptyDir = (name: string) => `/var/lib/kubelet/pods/11111111-2222/volumes/kubernetes.io~empty-dir/${name}`
 
+/** A file system in user space, until whoever serves it ends. */
+const fuse = (at: string) => `one-file ${at} >/dev/null 2>&1 & until [ -e ${at}/word ]; do sleep 0.1; done`
+
 // So that containers of it may be.
 const pod = await kuasar.containerd.cri.runPod({ name: 'files', linux: { securityContext: { privileged: true } } }, microvm)
 /** Descriptors that the pod's two virtiofsd hold. */
@@ -179,7 +182,6 @@ await t.test('a mount that a container makes in an emptyDir of its pod is the ot
     linux: { securityContext: { privileged: true } },
   })
   const points = (container: Awaited<ReturnType<typeof pod.run>>) => inside(container, `awk '$2 ~ "^/[dm](/|$)" { print $2, $3 }' /proc/mounts | sort | tr "\\n" ";"`)
-  const fuse = (at: string) => `one-file ${at} >/dev/null 2>&1 & until [ -e ${at}/word ]; do sleep 0.1; done`
   const before = await shared()
   const [reader, alone] = [await pod.run({ ...idle, ...receives }), await pod.run({ ...idle, name: 'alone', mounts: volumes({}) })]
   const maker = await pod.run(shares('maker'))
