@@ -174,22 +174,31 @@ await t.test('what is mounted below a volume is the guest\'s alone: the host may
   nothingLeft(t, after)
 })
 
-await t.test('a mount that a guest has moved is not looked for', async (t) => {
-  await using lab = new Lab()
-  const source = join(lab.base, 'tree')
-  const elsewhere = join(lab.base, 'elsewhere')
+/** A volume with something mounted below, and the same elsewhere, to which a link leads once a guest has swapped the two. */
+function swappable(base: string): { readonly source: string; readonly elsewhere: string; readonly swap: () => void } {
+  const source = join(base, 'tree')
+  const elsewhere = join(base, 'elsewhere')
   for (const path of [join(source, 'dir/point'), join(elsewhere, 'point')]) {
     mkdirSync(path, { recursive: true })
     native.mount({ source: 'tmpfs', target: path, type: 'tmpfs', options: [] })
   }
+  const swap = () => {
+    renameSync(join(source, 'dir'), join(source, 'moved'))
+    symlinkSync(elsewhere, join(source, 'dir'))
+  }
+  return { source, elsewhere, swap }
+}
+
+await t.test('a mount that a guest has moved is not looked for', async (t) => {
+  await using lab = new Lab()
+  const { source, elsewhere, swap } = swappable(lab.base)
   // Just when the bind has come to its place, as a guest that can write the same volume could.
   const swapping: Mounts = {
     ...native,
     mount(request) {
       native.mount(request)
       if (!request.target.includes('/shared/') || !request.options.includes('rprivate')) return
-      renameSync(join(source, 'dir'), join(source, 'moved'))
-      symlinkSync(elsewhere, join(source, 'dir'))
+      swap()
     },
   }
   const hostile = await lab.sandbox('s1', { mounts: swapping })
@@ -202,17 +211,11 @@ await t.test('a mount that a guest has moved is not looked for', async (t) => {
 
 await t.test('a mount that a guest moves at the wrong moment becomes read-only all the same', async (t) => {
   await using lab = new Lab()
-  const source = join(lab.base, 'tree')
-  const elsewhere = join(lab.base, 'elsewhere')
-  for (const path of [join(source, 'dir/point'), join(elsewhere, 'point')]) {
-    mkdirSync(path, { recursive: true })
-    native.mount({ source: 'tmpfs', target: path, type: 'tmpfs', options: [] })
-  }
+  const { source, elsewhere, swap } = swappable(lab.base)
   const swapping: Mounts = {
     ...native,
     restrict(target) {
-      renameSync(join(source, 'dir'), join(source, 'moved'))
-      symlinkSync(elsewhere, join(source, 'dir'))
+      swap()
       native.restrict(target)
     },
   }
