@@ -35,6 +35,7 @@ const groups: Readonly<Record<string, Group>> = {
   // One file, which keeps both cores busy by itself: nearly each of its specs boots a machine, and is tried again by itself.
   conformance: { patterns: ['test/conformance/**/*.test.ts'], jobs: 1, timeoutSeconds: 2400, secondTriesMax: 0 },
   containerds: { patterns: ['test/containerd/**/*.test.ts'], jobs: 1, timeoutSeconds: 900, secondTriesMax: 0 },
+  kubernetes: { patterns: ['test/kubernetes/**/*.test.ts'], jobs: 1, timeoutSeconds: 1800, secondTriesMax: 0 },
   // A whole machine under emulation, and machines in it.
   lab: { patterns: ['test/lab/**/*.test.ts'], jobs: 1, timeoutSeconds: 1800, secondTriesMax: 0 },
 }
