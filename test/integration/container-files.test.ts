@@ -114,7 +114,7 @@ await t.test('a read-only volume with mounts below it: its own files alone are r
   t.equal(await sh('ls /scratch/v/tree/sub'), 'dir\nnew\n')
   for (const script of ['echo x > /tree/f', 'touch /tree/x', 'rm /tree/f', 'mkdir /tree/dir', 'chmod 600 /tree/f', 'echo x > /sub/new', 'touch /sub/x'])
     t.match((await container.execSync(['sh', '-c', script])).stderr, /Read-only file system/, script)
-  await container.stop(1)
+  await container.stop(10)
   await container.remove()
   await sh('umount /scratch/v/tree/sub')
 })
