@@ -1,6 +1,6 @@
 /**
- * Pods as a user of Kubernetes has them, by kubectl, an API server and a kubelet: docs/kubernetes.md to the letter, and then one pod of
- * everything, on runc and in a microVM. What runc does is the yardstick: the same is asserted of both.
+ * Pods as a user of Kubernetes has them, by kubectl, an API server and a kubelet: the objects of docs/kubernetes.md word by word, and then
+ * one pod of everything, on runc and in a microVM. What runc does is the yardstick: the same is asserted of both.
  */
 import { readFileSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
@@ -59,6 +59,7 @@ await t.test('Kubernetes', { skip: lack === undefined ? false : `lacks: ${lack}`
     // There is no scheduler, and no registry.
     await apply(documented('kind: Pod').replace('image: busybox', `image: ${images.busybox}`).replace(/^spec:$/m, `spec:\n  nodeName: ${nodeName}`))
     await ready('hello', 'shell')
+    t.equal(await kubectl(['get', 'pod', 'hello', '-o', 'jsonpath={.spec.nodeSelector}']), '{"kuasar.io/sandboxer":"true"}', 'only to labelled nodes')
     t.not((await kubectl(['logs', 'hello'])).trim(), (await kuasar.sh('uname -r')).trim(), 'a kernel that is not the node’s')
     const forward = await cluster.start('forward', ['port-forward', 'pod/hello', '8080'], async () =>
       (await readFile(join(node.dir, 'scratch/logs/forward.log'), 'utf8')).includes('Forwarding'))
@@ -145,7 +146,7 @@ await t.test('Kubernetes', { skip: lack === undefined ? false : `lacks: ${lack}`
     await signalProcess(node, sandbox?.id ?? '', 'qemu', 'KILL')
     await until('a sandbox anew', async () => (await containerOf(name, 'app'))?.restartCount === 1)
     await ready(name)
-    t.match(await exec(name, 'uname -r'), /^6\./, 'the machine that took its place')
+    t.not((await exec(name, 'uname -r')).trim(), (await kuasar.sh('uname -r')).trim(), 'the machine that took its place')
     await kuasar.sh(`rm ${manifests}/static.json`)
     t.strictSame(await left(), [], 'nothing is left')
   })
