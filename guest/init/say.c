@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -50,11 +51,15 @@ void fail(const char *format, ...) {
   power_off();
 }
 
-/* sync(2) in a process of its own: it would wait for ever for a virtiofs whose host side died. */
+/*
+ * sync(2) in a process of its own: it would wait for ever for a virtiofs whose host side died. Then the console gets its time,
+ * for the kernel's own last line does not wait for ours, and would come in the middle of it.
+ */
 static void sync_within_limit(void) {
   pid_t child = fork();
   if (child == 0) {
     sync();
+    tcdrain(STDERR_FILENO);
     _exit(0);
   }
   struct timespec step = {.tv_nsec = 1000000};
