@@ -1,5 +1,5 @@
 /** The pod's configuration put into effect, once per boot, before the first container. */
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { RuntimeError } from '#shared/errors.ts'
 import type { Os } from '#shared/os/contract.ts'
@@ -14,6 +14,9 @@ const SHM_BYTES_DEFAULT = 64n * 1024n * 1024n
 
 const HUGEPAGE_BYTES = 2 * 1024 * 1024
 
+/** Kept from the containers of what is free before the first: for the agent's work, crun, and the kernel's own on their behalf. */
+const RESERVE_BYTES = 16 * 1024 * 1024
+
 /** Runs what has to be done with the pod's configuration. Errors name the part that failed. */
 export async function applyPod(pod: PodConfig, config: GuestConfig, os: Os, storages: Storages, network: Network): Promise<void> {
   const { run } = config.paths
@@ -27,6 +30,7 @@ export async function applyPod(pod: PodConfig, config: GuestConfig, os: Os, stor
   // Held for the life of the VM: never disposed.
   await storages.acquire([...pod.storages, shmStorage(pod, run)])
   writePodFiles(pod, run)
+  boundMemory(config.paths, pod.memoryLimitBytes)
   await networking
   // Last, for some name a link.
   for (const [name, value] of pod.sysctls) applySysctl(config.paths.sysctl, name, value)
@@ -47,6 +51,20 @@ async function reserveHugepages(path: string, bytes: number): Promise<void> {
       'RESOURCE_EXHAUSTED',
       `huge pages: the guest's kernel could set aside ${got} of ${wanted} pages of 2 MiB; give the pod more memory (io.kuasar.memory-mib)`,
     )
+}
+
+/**
+ * The containers together get what nobody has yet, huge pages aside, and never less than the pod's limit: of a large VM its kernel
+ * takes more than the sandboxer reckons with. In a small guest without a limit it is half of what there is to be had. Without a
+ * bound they would press out the agent's pages, which it then reads again and again, long before the OOM killer strikes.
+ */
+function boundMemory({ meminfo, cgroupRoot, podCgroup }: GuestConfig['paths'], limitBytes: number): void {
+  if (meminfo === '') return
+  const text = readFileSync(meminfo, 'latin1')
+  const bytes = (name: string) => Number(new RegExp(`^${name}: +(\\d+) kB$`, 'm').exec(text)?.[1] ?? 0) * 1024
+  const bound = Math.max(bytes('MemFree') - RESERVE_BYTES, Math.floor(bytes('MemAvailable') / 2), limitBytes)
+  mkdirSync(`${cgroupRoot}${podCgroup}`, { recursive: true })
+  writeFileSync(`${cgroupRoot}${podCgroup}/memory.max`, String(bound))
 }
 
 function shmStorage({ shmBytes }: PodConfig, run: string) {

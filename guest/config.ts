@@ -23,6 +23,8 @@ export interface Paths {
   readonly sysctl: string
   /** How many huge pages of 2 MiB the kernel sets aside (Documentation/admin-guide/mm/hugetlbpage.rst). */
   readonly hugepages: string
+  /** What the kernel has free, by which the pod's memory is bounded. Empty: it is not (outside a VM). */
+  readonly meminfo: string
 }
 
 /** "vsock:1024", or "unix:/path" of a hybrid vsock's socket. */
@@ -52,6 +54,7 @@ export const defaultConfig: GuestConfig = {
     pause: ['/sbin/init', 'pause'],
     sysctl: '/proc/sys',
     hugepages: '/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages',
+    meminfo: '/proc/meminfo',
   },
   endpoints: { listen: 'vsock:1024', host: `vsock:${LINK_PORT}`, forward: `vsock:${FORWARD_PORT}` },
   exitsFd: 3,

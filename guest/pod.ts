@@ -18,6 +18,8 @@ export interface PodConfig {
   readonly shmBytes: bigint
   /** To set aside in pages of 2 MiB. */
   readonly hugepageBytes: number
+  /** Of the pod's containers together; 0: none. */
+  readonly memoryLimitBytes: number
   readonly logLevel: string
   readonly hostsLines: readonly string[]
 }

@@ -145,6 +145,7 @@ export function podOf(answer: HelloAnswer): PodConfig {
     realtimeNanos: BigInt(answer.realtimeNanos),
     shmBytes: BigInt(answer.shmBytes),
     hugepageBytes: Number(answer.hugepageBytes),
+    memoryLimitBytes: Number(answer.memoryLimitBytes),
     logLevel: answer.logLevel,
     hostsLines: answer.hostsLines,
   }

@@ -125,6 +125,7 @@ function handlers(rpc: Rpc, instance: string, peer: GuestPeer, guestLog: () => G
         realtimeNanos: String(BigInt(Math.round(nowMs() * 1000)) * 1000n),
         shmBytes: String(guest.shmBytes),
         hugepageBytes: String(guest.hugepagesMiB * 1024 * 1024),
+        memoryLimitBytes: String(guest.memoryLimitBytes),
         logLevel,
         hostsLines: [...guest.hostsLines],
         eventsPerPublish: EVENTS_PER_PUBLISH_MAX,

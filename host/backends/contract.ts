@@ -66,7 +66,7 @@ class Bench implements AsyncDisposable {
     const id = `c${process.pid}-${Date.now().toString(36)}`
     const at = paths(join(stateDir, 's'), { id })
     const plan = { vcpus: 1, memoryMiB, cgroupPath: `/kuasar-test/kuasar-${id}`, annotations: {} }
-    const guest = { hostname: 'contract', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0 }
+    const guest = { hostname: 'contract', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0, memoryLimitBytes: 0 }
     const ledger = new Ledger(
       {
         version: RECORD_VERSION,

@@ -71,6 +71,8 @@ export interface GuestConfig {
   readonly shmBytes: number
   /** Pages of HUGEPAGE_SIZE that the guest's kernel sets aside */
   readonly hugepagesMiB: number
+  /** The pod's own limit, without its overhead; 0 for none */
+  readonly memoryLimitBytes: number
 }
 
 export interface PodPlan {
@@ -115,6 +117,7 @@ export function planPod(request: PodRequest, sizing: Sizing, cgroupParentDefault
       hostsLines: [`127.0.1.1\t${hostname}`],
       shmBytes: (whole(annotations, 'io.kuasar.shm-mib', 1, sizing.machine.memoryMiB) ?? 0) * MIB,
       hugepagesMiB: hugepages,
+      memoryLimitBytes: Math.max(0, request.resources.memoryLimitBytes),
     },
   }
 }

@@ -87,6 +87,7 @@ const schema = z.object({
       hostsLines: z.array(text).readonly(),
       shmBytes: z.number(),
       hugepagesMiB: z.int().default(0),
+      memoryLimitBytes: z.number().default(0),
     }),
   }),
   /** The warm VM that it took over, which names the directory; its own id otherwise */

@@ -47,7 +47,7 @@ const nowhere: Connections = {
 export function warmLedger({ sandboxer, backend, size, cgroupParent, namespace }: WarmSetting, services: LaunchServices): Ledger {
   const id = newId()
   const { dir } = paths(services.sandboxesDir, { id })
-  const guest = { hostname: '', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0 }
+  const guest = { hostname: '', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0, memoryLimitBytes: 0 }
   const record: SandboxRecord = {
     version: RECORD_VERSION,
     id,

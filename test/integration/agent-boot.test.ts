@@ -48,6 +48,23 @@ t.test('a parameter that cannot be set ends the agent, which says which', async 
   })
 })
 
+t.test('the containers together are bounded by what is free, and never below the pod\'s limit', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'kuasar-memory-'))
+  t.teardown(() => rmSync(dir, { recursive: true }))
+  const meminfo = join(dir, 'meminfo')
+  const MiB = 1024 * 1024
+  /** What the pod's cgroup is given in a guest with so much free and to be had. */
+  const bound = async (freeMiB: number, availableMiB: number, memoryLimitBytes: number) => {
+    writeFileSync(meminfo, `MemTotal:  9000000 kB\nMemFree:   ${freeMiB * 1024} kB\nMemAvailable:  ${availableMiB * 1024} kB\n`)
+    await using _node = await AgentNode.start({ paths: { meminfo, cgroupRoot: dir, podCgroup: '/pod' } }, { memoryLimitBytes })
+    return Number(readFileSync(join(dir, 'pod/memory.max'), 'latin1')) / MiB
+  }
+  t.equal(await bound(369, 414, 0), 353, 'no limit')
+  t.equal(await bound(369, 414, 64 * MiB), 353, 'a limit of less: others may have none')
+  t.equal(await bound(1022, 1068, 1024 * MiB), 1024, 'a limit that a large VM has no room beside')
+  t.equal(await bound(10, 60, 0), 30, 'next to nothing free')
+})
+
 t.test('a storage that cannot be mounted ends the agent, which says which', async (t) => {
   await t.rejects(AgentNode.start({}, { storages: [{ type: 'tmpfs', source: 'tmpfs', target: '/outside', options: [] }] }), {
     message: /storage tmpfs tmpfs on \/outside: expected a plain path below/,

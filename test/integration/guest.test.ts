@@ -78,6 +78,19 @@ t.test('memory beyond the limit: OOMKilled, whoever was struck', async (t) => {
   t.match(await idler.status(), { state: 'CONTAINER_RUNNING' })
 })
 
+t.test('a container without a limit that eats all memory: OOMKilled, and the guest itself was hardly short of any', async (t) => {
+  /** How often pages were taken back from the whole guest, and not from a cgroup at its limit. Source: mm/vmscan.c. */
+  const pressed = async () => (await inside(idler, 'grep -E "^(allocstall_|pgsteal_kswapd )" /proc/vmstat')).split('\n').reduce((sum, line) => sum + Number(line.split(' ')[1]), 0)
+  const before = await pressed()
+  const memory = 'sed -n "s/^MemTotal: *\\([0-9]*\\) kB$/\\1k/p" /proc/meminfo'
+  const glutton = await pod.run({ name: 'glutton', command: ['sh', '-c', `exec dd if=/dev/zero of=/dev/null count=1 bs=$(${memory})`] })
+  t.match(await glutton.exited(), { exitCode: 137, reason: 'OOMKilled' })
+  // Without a bound some 10 000.
+  const times = await pressed() - before
+  t.ok(times < 1000, `${times} times`)
+  t.match(await idler.status(), { state: 'CONTAINER_RUNNING' })
+})
+
 t.test('PID namespaces: private, of the pod, of another container', async (t) => {
   t.match(await inside(idler, 'tr "\\0" " " </proc/1/cmdline'), /^sh -c trap/, 'private: its own init is process 1')
   const debug = await pod.run({ name: 'debug', ...idle, security: { namespaceOptions: { pid: 'TARGET', targetId: idler.id } } })

@@ -75,7 +75,7 @@ export class AgentNode implements AsyncDisposable {
     const { paths = {}, ...others }: { paths?: object } = config
     const settings = {
       endpoints: { listen: `unix:${join(dir, 'vsock')}`, host: `unix:${join(dir, 'vsock_1025')}`, forward: `unix:${join(dir, 'forward')}` },
-      paths: { run: join(dir, 'run'), podCgroup: `/${cgroupName(dir)}`, pause: [init, 'pause'], ...paths },
+      paths: { run: join(dir, 'run'), podCgroup: `/${cgroupName(dir)}`, pause: [init, 'pause'], meminfo: '', ...paths },
       ...others,
     }
     // The mount namespace gets a cgroup2 mount alone: crun looks at /sys/fs/cgroup to learn which version is in use.

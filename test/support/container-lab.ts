@@ -187,7 +187,7 @@ const recordOf = (id: string): SandboxRecord =>
         memoryMiB: 256,
         cgroupPath: '/kuasar/x',
         annotations: {},
-        guest: { hostname: 'p', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0 },
+        guest: { hostname: 'p', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0, memoryLimitBytes: 0 },
       },
       owned: [],
       spans: [],

@@ -16,7 +16,7 @@ export function sandboxRecord(changes: Partial<SandboxRecord> = {}): SandboxReco
       memoryMiB: 512,
       cgroupPath: '/k',
       annotations: {},
-      guest: { hostname: 'h', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0 },
+      guest: { hostname: 'h', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0, memoryLimitBytes: 0 },
     },
     owned: [],
     spans: [],

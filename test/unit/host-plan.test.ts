@@ -45,7 +45,9 @@ t.test('what the guest is told', async (t) => {
     hostsLines: ['127.0.1.1\tweb-0'],
     shmBytes: 8 * 1024 * 1024,
     hugepagesMiB: 0,
+    memoryLimitBytes: 0,
   })
+  t.equal(plan({ resources: limits(1, GIB) }).guest.memoryLimitBytes, GIB)
   t.same(annotations, { 'io.kuasar.shm-mib': '8' }, 'only our own annotations go on')
   t.equal(netnsPath, '/var/run/netns/cni-1')
   t.equal(plan({ netnsPath: '' }).netnsPath, undefined)

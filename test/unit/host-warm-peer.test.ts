@@ -20,7 +20,7 @@ const hello = (more: Partial<Hello> = {}): Hello => ({
 function sandbox(): { readonly peer: GuestPeer; readonly hellos: Hello[]; readonly calls: string[] } {
   const hellos: Hello[] = []
   const calls: string[] = []
-  const guest = { hostname: 'h', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0 }
+  const guest = { hostname: 'h', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 0, hugepagesMiB: 0, memoryLimitBytes: 0 }
   const network = { links: [], routes: [], neighbours: [] }
   const peer: GuestPeer = {
     id: 'pod',
