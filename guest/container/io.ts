@@ -209,7 +209,7 @@ function waiting({ stdin, stdout, stderr }: Omit<StdioPlan, 'terminal'>, streams
   const giveInput = waiters(stdin)
   const giveOutputs = [stdout, stderr].map(waiters)
   return () => {
-    giveInput({ kind: 'input', input: Input.none(policy.input) })
+    giveInput({ kind: 'input', input: Input.none() })
     for (const give of giveOutputs) give({ kind: 'output', output: Output.none(policy.output) })
   }
 }

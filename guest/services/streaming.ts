@@ -14,7 +14,7 @@ import type { CallContext, Handlers } from '#shared/ttrpc/method.ts'
 import type { GuestRpc } from '../rpc.ts'
 import { DataEncoder } from './encoded-data.ts'
 import type { StreamConnection } from './stream-connection.ts'
-import type { Input, InputWriter } from '../streams/input.ts'
+import { Input, type InputWriter } from '../streams/input.ts'
 import type { Output } from '../streams/output.ts'
 import type { OutputReader } from '../streams/reader.ts'
 import { type Endpoint, STREAM_ID_LENGTH_MAX, type StreamRegistry } from '../streams/registry.ts'
@@ -24,6 +24,9 @@ type Answer = { type_url: string; value: Buffer }
 
 /** How long a peer that has got everything may take to close its side before the connection is ended under it. */
 const LINGER_MS_MAX = 10_000
+
+/** How the id of a stream that is a process's stdin ends. */
+const INPUT = '-stdin'
 
 export function createStreamingService(streams: StreamRegistry, rpc: GuestRpc, connection: StreamConnection): Handlers<ServiceTypesOf<'streaming'>> {
   const { any } = rpc
@@ -37,6 +40,8 @@ export function createStreamingService(streams: StreamRegistry, rpc: GuestRpc, c
         yield any.pack('google.protobuf.Empty', {})
         endpoint = await streams.find(id, streams.has(id) ? context.signal : wanted(id, context, connection))
       } catch (error) {
+        // Nor will anybody come for its input, which cannot say so itself: what it is still sent is taken and dropped.
+        if (error instanceof ReaderGone) streams.waiters(error.input)({ kind: 'input', input: Input.none() })
         connection.endWhenClosed(context.signal)
         connection.endAfter(LINGER_MS_MAX)
         throw error
@@ -52,10 +57,21 @@ export function createStreamingService(streams: StreamRegistry, rpc: GuestRpc, c
  * that its output's reader has closed its side (containerd up to 2.2). An input may be complete as early as that.
  */
 function wanted(id: string, { signal }: CallContext, connection: StreamConnection): AbortSignal {
-  if (id.endsWith('-stdin')) return signal
+  if (id.endsWith(INPUT)) return signal
   const given = new AbortController()
-  connection.whenPeerClosed(() => given.abort(new RuntimeError('CANCELLED', `the reader of ${JSON.stringify(id)} went before its process came`)))
+  connection.whenPeerClosed(() => given.abort(new ReaderGone(id)))
   return AbortSignal.any([signal, given.signal])
+}
+
+/** Nobody waits for the process of this output any more. */
+class ReaderGone extends RuntimeError {
+  /** Id of the same process's stdin. */
+  readonly input: string
+
+  constructor(id: string) {
+    super('CANCELLED', `the reader of ${JSON.stringify(id)} went before its process came`)
+    this.input = id.replace(/-std(out|err)$/, INPUT)
+  }
 }
 
 async function streamId(messages: Messages, any: AnyCodec): Promise<string> {

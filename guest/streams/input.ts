@@ -25,6 +25,8 @@ export interface InputPolicy {
   readonly abandonedMs: number | undefined
 }
 
+const NOTHING_TO_WAIT_FOR: InputPolicy = { overtakenMs: 0, abandonedMs: undefined }
+
 export class Input {
   /** Resolves when the process's end of it is gone. Never rejects. */
   readonly discarded: Promise<void>
@@ -51,8 +53,8 @@ export class Input {
   }
 
   /** Of a process that never was: takes and drops. */
-  static none(policy: InputPolicy): Input {
-    const input = new Input(new PassThrough(), policy, false)
+  static none(): Input {
+    const input = new Input(new PassThrough(), NOTHING_TO_WAIT_FOR, false)
     input.discard()
     return input
   }
