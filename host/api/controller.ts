@@ -32,7 +32,7 @@ export interface ControllerOptions {
 export function createController({ rpc, sandboxes, namespace, sizing, cgroupParent }: ControllerOptions): Handlers<ServiceTypesOf<'controller'>> {
   return {
     /** Checks everything that can be known before anything runs, so that a pod that cannot be fails at once. */
-    async Create(request, { metadata }) {
+    async Create(request, { metadata, signal }) {
       const arrivedAtMs = nowMs()
       const id = sandboxId(request.sandboxId)
       if (request.options === null)
@@ -44,6 +44,11 @@ export function createController({ rpc, sandboxes, namespace, sizing, cgroupPare
         sizing,
         cgroupParent,
       })
+      // Whoever has given up calls neither Start nor Shutdown.
+      if (signal.aborted) {
+        await sandbox.shutdown()
+        throw signal.reason
+      }
       sandbox.created(arrivedAtMs)
       return { sandboxId: id }
     },

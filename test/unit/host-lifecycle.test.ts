@@ -4,15 +4,18 @@ import { once } from 'node:events'
 import { mkdir, mkdtemp, open, readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { createController } from '#host/api/controller.ts'
 import { isAlive, MARKER, processStat } from '#host/sandbox/processes.ts'
 import type { SandboxRecord } from '#host/sandbox/record.ts'
 import { recover } from '#host/sandbox/recover.ts'
 import type { SandboxServices } from '#host/sandbox/services.ts'
 import { undo } from '#host/sandbox/undo.ts'
 import { WarmPool } from '#host/sandbox/warm-pool.ts'
+import { RuntimeError } from '#shared/errors.ts'
 import { poll } from '#test/node/poll.ts'
+import { sizing } from '#test/support/pod-request.ts'
 import { sandboxRecord } from '#test/support/record.ts'
-import { sandboxesOf } from '#test/support/sandboxes.ts'
+import { rpc, sandboxesOf } from '#test/support/sandboxes.ts'
 
 const forever = new AbortController().signal
 const failing = (failure: string) => ({ 'io.kuasar.fake.fail': failure })
@@ -45,6 +48,20 @@ t.test('each step of a life is on record, the intent before anything is made of 
   t.equal(sandboxes.find('a'), undefined)
   await t.rejects(sandbox.wait(forever), { code: 'NOT_FOUND' })
   await sandbox.shutdown()
+})
+
+t.test('a Create that its caller gives up while the record is written leaves none', async (t) => {
+  const { store, sandboxes } = await opened(t)
+  const controller = createController({ rpc, sandboxes, namespace: 'k8s.io', sizing, cgroupParent: '/kuasar' })
+  const given = new AbortController()
+  store.full = () => {
+    given.abort(new RuntimeError('CANCELLED', 'given up'))
+    return false
+  }
+  const options = rpc.any.pack('runtime.v1.PodSandboxConfig', {})
+  const request = { sandboxId: 'a', sandboxer: 'fake', bundlePath: '', rootfs: [], options, netnsPath: '', annotations: {}, sandbox: null }
+  await t.rejects(async () => controller.Create?.(request, { signal: given.signal, metadata: {}, deadlineMs: undefined }), { code: 'CANCELLED' })
+  t.same([...store.states, ...store.records.keys(), ...sandboxes.all], ['created', 'stopped'], 'it was there, and is gone')
 })
 
 t.test('a start that fails is ABORTED, for a deadline of ours is not the caller’s, and leaves nothing', async (t) => {
