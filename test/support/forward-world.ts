@@ -69,15 +69,36 @@ export async function serve(t: Test, onConnection: (socket: Socket) => void, hos
     socket.on('error', () => {}).once('close', () => sockets.delete(socket))
     onConnection(socket)
   })
-  server.listen(0, host)
-  await once(server, 'listening')
   t.teardown(() => {
     for (const socket of sockets) socket.destroy()
     server.close()
   })
+  for (;;) {
+    const port = await listen(server, 0, host)
+    if (host !== '::1' || (await nobodyOn(port))) return port
+    await new Promise((resolve) => server.close(resolve))
+  }
+}
+
+async function listen(server: Server, port: number, host: string): Promise<number> {
+  server.listen(port, host)
+  await once(server, 'listening')
   const address = server.address()
   if (typeof address !== 'object' || address === null) throw new Error('a listening server has no address')
   return address.port
+}
+
+/** Another process may have a port of ::1 on 127.0.0.1, where a forward looks first. */
+async function nobodyOn(port: number): Promise<boolean> {
+  const other = createServer()
+  try {
+    await listen(other, port, '127.0.0.1')
+    return true
+  } catch {
+    return false
+  } finally {
+    other.close()
+  }
 }
 
 /** Goes on with `act` until what `moves` tells has come to a stop: it does not move for as long as it moves otherwise. */
