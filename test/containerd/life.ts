@@ -2,10 +2,11 @@
  * A pod's essential life under one line of containerd, and the upgrade to it: a pod that Debian's containerd started is taken over, and
  * then all that a kubelet does with a pod is done once. What is told about one version in detail, test/integration tells of Debian's.
  */
+import { readdir } from 'node:fs/promises'
 import type { Test } from 'tap'
 import { debianContainerd } from '#test/node/containerd.ts'
-import { pidOf, stateOf } from '#test/support/faults.ts'
-import { microvm, startKuasar } from '#test/support/kuasar.ts'
+import { pidOf, recordOf, stateOf, until } from '#test/support/faults.ts'
+import { images, microvm, startKuasar } from '#test/support/kuasar.ts'
 import { buildLine, lackFor, releaseOf } from './line.ts'
 
 /** Counts for ever; of SIGTERM it ends with its own code. */
@@ -15,6 +16,9 @@ const numbersOf = (text: string): number[] => [...text.matchAll(/^beat (\d+)$/gm
 
 /** Whether each number is there, from 1 on, and first came after those before it. What was read last may come again after a restart. */
 const unbroken = (numbers: readonly number[]): boolean => numbers.length > 0 && [...new Set(numbers)].every((number, index) => number === index + 1)
+
+/** From 2.3 on the pause image is pulled between Create and Start, and where that fails neither Start nor Shutdown is called. */
+const pullsBeforeStart = (line: string): boolean => line.localeCompare('2.3', 'en', { numeric: true }) >= 0
 
 /** Where newer lines keep what they have mounted: made at their start, and theirs. */
 const mountManager = 'file /run/containerd/io.containerd.mount-manager.v1.bolt directory'
@@ -96,6 +100,18 @@ export async function life(t: Test, line: string): Promise<void> {
       await node.run('umount', ['--no-mtab', '/scratch/rro/below'])
     })
 
+    const records = () => readdir(node.path('/run/kuasar/ledger')).then((names) => names.filter((name) => name.endsWith('.json')))
+    if (pullsBeforeStart(line))
+      await t.test('a pod whose pause image cannot be pulled leaves a record, and no more than that', async (t) => {
+        await cri.images.RemoveImage({ image: { image: images.pause } })
+        await t.rejects(cri.runPod({ name: 'unpulled' }, microvm), { message: /failed to pull image/ })
+        const [left, ...more] = (await records()).filter((name) => name !== `${pod.id}.json`).map((name) => name.replace(/\.json$/, ''))
+        t.strictSame(more, [])
+        const { state, pod: { name }, owned } = await recordOf(node, left ?? '')
+        t.strictSame({ state, name, owned }, { state: 'created', name: 'unpulled', owned: [] })
+        t.strictSame((await cri.pods()).map(({ id }) => id), [pod.id], 'containerd has forgotten it')
+      })
+
     await t.test('containerd is killed, the sandboxer is killed', async (t) => {
       const vmm = await pidOf(node, pod.id, 'qemu')
       await containerd.restart('SIGKILL')
@@ -114,6 +130,7 @@ export async function life(t: Test, line: string): Promise<void> {
 
     await t.test('nothing is left, and nothing was complained of', async (t) => {
       await pod.remove()
+      await until('the record of the pod that did not come to its start is gone', async () => (await records()).length === 0)
       t.strictSame((await kuasar.leaks()).filter((leak) => leak !== mountManager), [])
       t.notMatch(await containerd.service.log(), new RegExp(`failed to unmarshal sandbox spec for pod ${pod.id}`), 'NRI has a spec of the pod')
       t.notMatch(await containerd.service.log(), /level=error msg="failed to load runtime info"/, 'nor was the stub')
