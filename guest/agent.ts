@@ -8,6 +8,7 @@ import { ServedService } from '#shared/ttrpc/server.ts'
 import { applyPod } from './boot.ts'
 import { BootMarks } from './boot-marks.ts'
 import { execInput, execOutput, type GuestConfig, initInput, initOutput } from './config.ts'
+import { say } from './console.ts'
 import { Containers } from './container/containers.ts'
 import { Forwards } from './forward/forwards.ts'
 import { hugepageSizes, kernelVersion, protectFromOom } from './kernel.ts'
@@ -35,7 +36,7 @@ export async function runAgent(config: GuestConfig, os: Os, rpc: GuestRpc, env: 
   const marks = new BootMarks(env, () => os.processes.bootTimeNanos())
   marks.mark('agent-main')
   protectFromOom()
-  const agentLog = new AgentLog(levelOf(config.logLevel), (line) => process.stderr.write(line))
+  const agentLog = new AgentLog(levelOf(config.logLevel), say)
   const { log } = agentLog
   const { paths, endpoints } = config
   const directories = { bundles: `${paths.run}/containers`, consoles: `${paths.run}/console`, crun: `${paths.run}/crun` }
@@ -44,7 +45,7 @@ export async function runAgent(config: GuestConfig, os: Os, rpc: GuestRpc, env: 
   const host = parseEndpoint(endpoints.host)
   const streams = new StreamRegistry()
   const storages = new Storages(os.mounts, paths.run)
-  const network = new Network(paths.sysctl, paths.run)
+  const network = new Network(paths.sysctl, paths.run, os.processes)
   const reaper = new Reaper()
   const forwards = new Forwards(log)
 

@@ -8,19 +8,21 @@ import { explain } from '#shared/errors.ts'
 import { createNativeOs } from '#shared/os/native.ts'
 import { runAgent } from './agent.ts'
 import { configFrom } from './config.ts'
+import { say, takeStderr } from './console.ts'
 import { loadGuestRpc } from './rpc.ts'
 
 const rpc = loadGuestRpc()
 
 /** Tells PID 1's console why, and exits: PID 1 powers the VM off. */
 function die(error: unknown): never {
-  process.stderr.write(`agent: ${explain(error)}\n`)
-  if (error instanceof Error && error.stack !== undefined) process.stderr.write(`${error.stack}\n`)
+  say(`agent: ${explain(error)}\n`)
+  if (error instanceof Error && error.stack !== undefined) say(`${error.stack}\n`)
   process.exit(1)
 }
 
 /** Runs the agent until the VM ends, or prints why it cannot and exits with status 1. */
 export function main(): void {
+  takeStderr()
   process.on('uncaughtException', die)
   process.on('unhandledRejection', die)
   try {

@@ -30,6 +30,7 @@ t.test('turned on under a running pod', async (t) => {
     const release = await debug('require("fs").readFileSync("/proc/sys/kernel/osrelease", "utf8").trim()')
     t.equal(release, `${await inside(container, 'uname -r')}\n`)
     t.not(release, await kuasar.sh('uname -r'))
+    t.equal(await debug('process.moduleLoadList.includes("NativeModule tty")'), 'false\n', 'Node makes no terminal of its console: guest/console.ts')
     t.match(await debug('agent.containers'), /^Containers \{[\s\S]*\n {2}#\w+: Map\(1\)/)
     t.equal(await ctl(`debug ${pod.id} <<'end'\nlet pids = agent.containers.all().map(({ init }) => init.state.pid)\npids.length\nend`), '1\n')
     await t.rejects(ctl(`debug ${pod.id} 'null.x' 2>&1`), /TypeError: Cannot read properties of null/)

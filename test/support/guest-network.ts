@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import t from 'tap'
 import { Network } from '#guest/network/apply.ts'
 import type { Hop, Link, PodNetwork, Route } from '#shared/network.ts'
+import { createNativeOs } from '#shared/os/native.ts'
 
 const sh = (script: string): string => execFileSync('sh', ['-euc', script], { encoding: 'utf8' })
 const address = (local: string, deprecated = false) => ({ local, peer: '', broadcast: '', scope: 0, deprecated })
@@ -19,7 +20,8 @@ ip link set eth0 address ${a}
 ip link set eth1 address ${b}`)
 const directory = mkdtempSync('/tmp/guest-network-')
 t.teardown(() => rmSync(directory, { recursive: true }))
-const network = new Network('/proc/sys', directory)
+const { processes } = createNativeOs()
+const network = new Network('/proc/sys', directory, processes)
 
 const both: PodNetwork = {
   links: [
@@ -85,5 +87,5 @@ t.test('what fails is named, with what ip said; the rest is done', async (t) => 
   await t.rejects(network.update(wrong), { code: 'INTERNAL', message: /^ip route append 10\.9\.0\.0\/16 via 203\.0\.113\.1 dev eth1 scope 0 proto 3: \S.*(invalid gateway|unreachable)/ })
   t.match(sh('ip route'), /^10\.10\.0\.0\/16/m)
   await t.rejects(network.update({ ...both, links: [...both.links, link('net9', '02:00:00:00:00:99')] }), { code: 'FAILED_PRECONDITION', message: /net9/ })
-  await t.rejects(new Network('/proc/sys', directory).setUp({ ...both, links: [link('eth0', '02:00:00:00:00:99')] }, []), { code: 'NOT_FOUND', message: /no network card has the MAC 02:00:00:00:00:99 of eth0/ })
+  await t.rejects(new Network('/proc/sys', directory, processes).setUp({ ...both, links: [link('eth0', '02:00:00:00:00:99')] }, []), { code: 'NOT_FOUND', message: /no network card has the MAC 02:00:00:00:00:99 of eth0/ })
 })

@@ -17,7 +17,7 @@ const link = new HostLink({
 
 /** The answer to Shutdown. */
 function shutdown({ containers, os }: ContainersWorld, graceMs: number): Promise<unknown> {
-  const service = createAgentService({ containers, os, link, rpc, network: new Network('/nowhere', '/nowhere'), log: silentLog, podCgroup: '/nowhere', names: { agent: {} } })
+  const service = createAgentService({ containers, os, link, rpc, network: new Network('/nowhere', '/nowhere', os.processes), log: silentLog, podCgroup: '/nowhere', names: { agent: {} } })
   const context = { path: '', metadata: {}, deadlineMs: undefined, signal: new AbortController().signal }
   return Promise.resolve(service.Shutdown?.({ graceMillis: String(graceMs) }, context))
 }
