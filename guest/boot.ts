@@ -1,6 +1,7 @@
 /** The pod's configuration put into effect, once per boot, before the first container. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
+import { isDigits } from '#shared/digits.ts'
 import { RuntimeError } from '#shared/errors.ts'
 import type { Os } from '#shared/os/contract.ts'
 import type { GuestConfig } from './config.ts'
@@ -60,11 +61,17 @@ async function reserveHugepages(path: string, bytes: number): Promise<void> {
  */
 function boundMemory({ meminfo, cgroupRoot, podCgroup }: GuestConfig['paths'], limitBytes: number): void {
   if (meminfo === '') return
-  const text = readFileSync(meminfo, 'latin1')
-  const bytes = (name: string) => Number(new RegExp(`^${name}: +(\\d+) kB$`, 'm').exec(text)?.[1] ?? 0) * 1024
+  const lines = readFileSync(meminfo, 'latin1').split('\n')
+  const bytes = (name: string) => kilobytesOf(lines.find((line) => line.startsWith(`${name}:`)) ?? '') * 1024
   const bound = Math.max(bytes('MemFree') - RESERVE_BYTES, Math.floor(bytes('MemAvailable') / 2), limitBytes)
   mkdirSync(`${cgroupRoot}${podCgroup}`, { recursive: true })
   writeFileSync(`${cgroupRoot}${podCgroup}/memory.max`, String(bound))
+}
+
+/** Of a line "Name:   1234 kB"; 0 of any other. By hand: `isDigits` says why. */
+function kilobytesOf(line: string): number {
+  const amount = line.slice(line.indexOf(':') + 1, -' kB'.length).trim()
+  return line.endsWith(' kB') && isDigits(amount, 15) ? Number(amount) : 0
 }
 
 function shmStorage({ shmBytes }: PodConfig, run: string) {

@@ -37,7 +37,8 @@ export function resolvConf({ servers, searches, options }: PodConfig['dns']): st
  * and the other one is part of a component ("net.ipv4.conf.eth0/1.forwarding").
  */
 export function sysctlPath(root: string, name: string): string {
-  const slashed = /^[^.]*\//.test(name)
+  const [slash, dot] = [name.indexOf('/'), name.indexOf('.')]
+  const slashed = slash >= 0 && (dot < 0 || slash < dot)
   const parts = slashed ? name.split('/') : name.split('.').map((part) => part.replaceAll('/', '.'))
   if (parts.length < 2 || parts.some((part) => part === '' || part === '.' || part === '..')) {
     throw new RuntimeError('INVALID_ARGUMENT', `sysctl ${JSON.stringify(name)}: expected a name like "net.core.somaxconn"`)

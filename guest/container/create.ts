@@ -97,9 +97,12 @@ function sourcesOf({ root, mounts = [] }: OciSpec): string[] {
   return [root?.path, ...mounts.filter(({ type }) => type === 'bind').map(({ source }) => source)].flatMap((path) => path ?? [])
 }
 
+/** Source: OCI runtime specification, config.md (mounts), and mount(8). */
+const PROPAGATIONS: ReadonlySet<string> = new Set(['slave', 'rslave', 'shared', 'rshared'])
+
 /** Those of them that are to receive mounts, or to pass them on. */
 const sharedOf = ({ mounts = [] }: OciSpec): ReadonlySet<string> =>
-  new Set(mounts.flatMap(({ source, options = [] }) => (source !== undefined && options.some((word) => /^r?(slave|shared)$/.test(word)) ? [source] : [])))
+  new Set(mounts.flatMap(({ source, options = [] }) => (source !== undefined && options.some((word) => PROPAGATIONS.has(word)) ? [source] : [])))
 
 async function pidNamespaceOf(
   { podPid }: ContainersContext,

@@ -3,6 +3,9 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import { AGENT_SNAPSHOT } from '../../image/agent.ts'
+import { imagePaths } from '../../image/paths.ts'
+import { runTool } from '../../image/toolchain.ts'
 import { AgentNode, missingForAgent } from '#test/support/agent-node.ts'
 
 const missing = missingForAgent()
@@ -73,4 +76,40 @@ t.test('a storage that cannot be mounted ends the agent, which says which', asyn
 
 t.test('a sandboxer of another protocol version is told so', async (t) => {
   await t.rejects(AgentNode.start({}, { protocolVersion: 9 }), { message: /speaks version 9 of the guest link, the agent 1; install matching versions/ })
+})
+
+/**
+ * V8 compiles regular expressions at their first use and modules that are not in the snapshot at theirs, and of an emulated start each
+ * costs some percent. So the image's own agent is started here, by its snapshot, and V8 asked what it did.
+ */
+t.test('from its snapshot it is ready without compiling anything', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'kuasar-snapshot-'))
+  t.teardown(() => rmSync(dir, { recursive: true }))
+  const root = join(dir, 'root')
+  await runTool(['fsck.erofs', `--extract=${root}`, imagePaths().rootfs], [dir])
+  const [meminfo, v8Log] = [join(dir, 'meminfo'), join(dir, 'v8.log')]
+  writeFileSync(meminfo, 'MemTotal: 500000 kB\nMemFree: 400000 kB\nMemAvailable: 400000 kB\n')
+  const command = [
+    join(root, 'usr/bin/node'), '--snapshot-blob', join(root, AGENT_SNAPSHOT), '--no-sparkplug', '--no-maglev',
+    '--log-function-events', '--log-code', '--no-regexp-tier-up', `--logfile=${v8Log}`, '--no-logfile-per-isolate',
+  ]
+  await using node = await AgentNode.start(
+    { paths: { sysctl, meminfo, cgroupRoot: dir, podCgroup: '/pod' } },
+    { sysctls: { 'net.core.somaxconn': '4096' }, dns: { servers: ['10.96.0.10'], searches: [], options: [] } },
+    command,
+  )
+  // V8 writes by the block: what comes after pushes out what was before.
+  using client = await node.container('c', { args: ['true'] })
+  await client.create().catch(() => {})
+  const lines = readFileSync(v8Log, 'latin1').split('\n').map((line) => line.split(','))
+  const ready = lines.findIndex(([event, kind, ...rest]) => event === 'function' && kind === 'first-execution' && rest.at(-1) === 'ready')
+  t.ok(ready > 0, 'the log holds the moment it was ready')
+  const start = lines.slice(0, ready)
+  const first = start.filter(([event, kind]) => event === 'function' && kind === 'first-execution').map((fields) => fields.at(-1))
+  t.ok(first.includes('applyPod') && first.includes('kilobytesOf'), 'and what it did before')
+  const scripts = new Map(start.flatMap(([event, id = '', name = '']) => (event === 'script-details' ? [[id, name]] : [])))
+  const compiled = start.filter(([event, kind = '']) => event === 'function' && /^(full-)?parse|^interpreter/.test(kind)).map(([, , id = '']) => scripts.get(id) ?? id)
+  // A listener on a path, which a guest has not, is made by way of these.
+  t.strictSame([...new Set(compiled)].filter((name) => !/^node:(internal\/)?cluster/.test(name)), [], 'scripts')
+  t.strictSame(start.filter(([event, kind]) => event === 'code-creation' && kind === 'RegExp').map((fields) => fields.slice(6).join(',')), [], 'regular expressions')
 })

@@ -62,10 +62,9 @@ export class AgentNode implements AsyncDisposable {
 
   /**
    * Resolves when the agent is Ready; an agent that ends before is an error with its last words. `config` changes
-   * settings of the agent, `hello` what it is told of its pod.
+   * settings of the agent, `hello` what it is told of its pod, `command` is another agent than the checkout's.
    */
-  static async start(config: object = {}, hello: FakeHost['hello'] = {}): Promise<AgentNode> {
-    const command = [process.execPath, join(repository, 'guest/main.ts')]
+  static async start(config: object = {}, hello: FakeHost['hello'] = {}, command = [process.execPath, join(repository, 'guest/main.ts')]): Promise<AgentNode> {
     const dir = mkdtempSync(join(tmpdir(), 'kuasar-agent-'))
     makeRootfs(join(dir, 'rootfs'))
     const specs = new Map<string, ContainerSpec>()
