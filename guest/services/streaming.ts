@@ -28,6 +28,9 @@ const LINGER_MS_MAX = 10_000
 /** How the id of a stream that is a process's stdin ends. */
 const INPUT = '-stdin'
 
+/** The same of its outputs. */
+const OUTPUTS = ['-stdout', '-stderr']
+
 export function createStreamingService(streams: StreamRegistry, rpc: GuestRpc, connection: StreamConnection): Handlers<ServiceTypesOf<'streaming'>> {
   const { any } = rpc
   return {
@@ -38,7 +41,7 @@ export function createStreamingService(streams: StreamRegistry, rpc: GuestRpc, c
       try {
         const id = await streamId(messages, any)
         yield any.pack('google.protobuf.Empty', {})
-        endpoint = await streams.find(id, streams.has(id) ? context.signal : wanted(id, context, connection))
+        endpoint = await find(streams, id, context, connection)
       } catch (error) {
         // Nor will anybody come for its input, which cannot say so itself: what it is still sent is taken and dropped.
         if (error instanceof ReaderGone) streams.waiters(error.input)({ kind: 'input', input: Input.none() })
@@ -53,14 +56,25 @@ export function createStreamingService(streams: StreamRegistry, rpc: GuestRpc, c
 }
 
 /**
- * Aborted when a stream that waits is not wanted any more. Of a container that is removed before its start the agent hears nothing but
+ * A stream that waits may not be wanted any more. Of a container that is removed before its start the agent hears nothing but
  * that its output's reader has closed its side (containerd up to 2.2). An input may be complete as early as that.
  */
-function wanted(id: string, { signal }: CallContext, connection: StreamConnection): AbortSignal {
-  if (id.endsWith(INPUT)) return signal
+async function find(streams: StreamRegistry, id: string, { signal }: CallContext, connection: StreamConnection): Promise<Endpoint> {
+  if (streams.has(id) || id.endsWith(INPUT)) return await streams.find(id, signal)
+  signal.throwIfAborted()
   const given = new AbortController()
-  connection.whenPeerClosed(() => given.abort(new ReaderGone(id)))
-  return AbortSignal.any([signal, given.signal])
+  const over = () => given.abort(signal.reason)
+  signal.addEventListener('abort', over, { once: true })
+  let waiting = true
+  connection.whenPeerClosed(() => {
+    if (waiting) given.abort(new ReaderGone(id))
+  })
+  try {
+    return await streams.find(id, given.signal)
+  } finally {
+    waiting = false
+    signal.removeEventListener('abort', over)
+  }
 }
 
 /** Nobody waits for the process of this output any more. */
@@ -70,7 +84,8 @@ class ReaderGone extends RuntimeError {
 
   constructor(id: string) {
     super('CANCELLED', `the reader of ${JSON.stringify(id)} went before its process came`)
-    this.input = id.replace(/-std(out|err)$/, INPUT)
+    const end = OUTPUTS.find((ending) => id.endsWith(ending))
+    this.input = end === undefined ? id : `${id.slice(0, -end.length)}${INPUT}`
   }
 }
 
