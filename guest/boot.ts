@@ -32,6 +32,7 @@ export async function applyPod(pod: PodConfig, config: GuestConfig, os: Os, stor
   await storages.acquire([...pod.storages, shmStorage(pod, run)])
   writePodFiles(pod, run)
   boundMemory(config.paths, pod.memoryLimitBytes)
+  boundPids(config.paths, pod.pidsLimit)
   await networking
   // Last, for some name a link.
   for (const [name, value] of pod.sysctls) applySysctl(config.paths.sysctl, name, value)
@@ -72,6 +73,13 @@ function boundMemory({ meminfo, cgroupRoot, podCgroup }: GuestConfig['paths'], l
 function kilobytesOf(line: string): number {
   const amount = line.slice(line.indexOf(':') + 1, -' kB'.length).trim()
   return line.endsWith(' kB') && isDigits(amount, 15) ? Number(amount) : 0
+}
+
+/** The containers together: neither the agent nor PID 1, which must be able to end them, is counted. */
+function boundPids({ cgroupRoot, podCgroup }: GuestConfig['paths'], limit: number): void {
+  if (limit === 0) return
+  mkdirSync(`${cgroupRoot}${podCgroup}`, { recursive: true })
+  writeFileSync(`${cgroupRoot}${podCgroup}/pids.max`, String(limit))
 }
 
 function shmStorage({ shmBytes }: PodConfig, run: string) {

@@ -20,6 +20,8 @@ export interface PodConfig {
   readonly hugepageBytes: number
   /** Of the pod's containers together; 0: none. */
   readonly memoryLimitBytes: number
+  /** Processes and threads of the pod's containers together; 0: no limit. */
+  readonly pidsLimit: number
   readonly logLevel: string
   readonly hostsLines: readonly string[]
 }

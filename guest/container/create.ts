@@ -4,6 +4,7 @@ import { RuntimeError } from '#shared/errors.ts'
 import { Cgroup } from '../runtime/cgroup.ts'
 import { type Container, endExecs } from './container.ts'
 import { attempt, type ContainersContext, publish } from './context.ts'
+import { fullOr } from './full.ts'
 import { ProcessIo } from './io.ts'
 import { parseSpec, type OciSpec } from './oci.ts'
 import { OomWatch } from './oom.ts'
@@ -50,7 +51,9 @@ export async function createContainer(
   const cgroup = new Cgroup(`${context.cgroupRoot}${cgroupOf(context, id)}`)
   const sinceNanos = context.bootTimeNanos()
   undo.defer(() => attempt(context, `delete ${about}`, runtime.delete(id, dir)))
-  const pid = await runtime.create({ containerId: id, bundle: dir, fds: io.fds, consoleSocket: io.consoleSocket, command })
+  const pid = await runtime.create({ containerId: id, bundle: dir, fds: io.fds, consoleSocket: io.consoleSocket, command }).catch((failure: unknown) => {
+    throw fullOr(failure, cgroup)
+  })
   const crun = { beganNanos: sinceNanos, endedNanos: context.bootTimeNanos() }
   const exit = reaper.claim(pid, sinceNanos)
   await io.handedOver()

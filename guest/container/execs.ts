@@ -2,6 +2,7 @@
 import { hasCode, RuntimeError } from '#shared/errors.ts'
 import { type Container, type Exec, execOf, EXECS_MAX } from './container.ts'
 import { type ContainersContext, publish } from './context.ts'
+import { fullOr } from './full.ts'
 import { ProcessIo } from './io.ts'
 import { parseProcess } from './oci.ts'
 import { type Ended, NEVER_RAN, Process } from './process.ts'
@@ -70,7 +71,8 @@ export async function startExec(context: ContainersContext, container: Container
       const stdio = { fds: io.fds, consoleSocket: io.consoleSocket }
       const sized = JSON.stringify(io.size === undefined ? spec : { ...spec, consoleSize: { width: io.size.columns, height: io.size.rows } })
       pid = await context.runtime.exec({ containerId, bundle: dir, execId, process: sized, command, oomScoreAdj, ...stdio })
-    } catch (error) {
+    } catch (failure) {
+      const error = fullOr(failure, container.cgroup)
       await io.discard()
       process.end(neverRan())
       if (!isOfCommand(error) && (await endsSoon(init))) init.assert('exec')

@@ -46,6 +46,17 @@ export class Cgroup {
     }
   }
 
+  /** How many processes and threads it and those below it have, of how many they may have. Undefined without a limit, and when it is gone. */
+  processes(): { readonly count: number; readonly max: number } | undefined {
+    try {
+      const [count, max] = ['current', 'max'].map((name) => Number(readFileSync(`${this.path}/pids.${name}`, 'latin1')))
+      // "max" is no number.
+      return count === undefined || max === undefined || Number.isNaN(max) ? undefined : { count, max }
+    } catch {
+      return undefined
+    }
+  }
+
   /** How often the kernel's OOM killer struck in it or below; 0 without a memory controller. */
   oomKills(): number {
     try {

@@ -146,6 +146,7 @@ export function podOf(answer: HelloAnswer): PodConfig {
     shmBytes: BigInt(answer.shmBytes),
     hugepageBytes: Number(answer.hugepageBytes),
     memoryLimitBytes: Number(answer.memoryLimitBytes),
+    pidsLimit: answer.pidsLimit,
     logLevel: answer.logLevel,
     hostsLines: answer.hostsLines,
   }

@@ -111,7 +111,7 @@ function handlers(rpc: Rpc, instance: string, peer: GuestPeer, guestLog: () => G
         boottimeNanos: boottime(request.boottimeNanos),
         arrivedAtMs: nowMs(),
       }
-      const { protocolVersion, sandboxId, guest, network, cards, storages, logLevel } = await greet(hello, signal)
+      const { protocolVersion, sandboxId, guest, pidsLimit, network, cards, storages, logLevel } = await greet(hello, signal)
       return {
         protocolVersion,
         sandboxId,
@@ -126,6 +126,7 @@ function handlers(rpc: Rpc, instance: string, peer: GuestPeer, guestLog: () => G
         shmBytes: String(guest.shmBytes),
         hugepageBytes: String(guest.hugepagesMiB * 1024 * 1024),
         memoryLimitBytes: String(guest.memoryLimitBytes),
+        pidsLimit,
         logLevel,
         hostsLines: [...guest.hostsLines],
         eventsPerPublish: EVENTS_PER_PUBLISH_MAX,

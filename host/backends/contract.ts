@@ -180,7 +180,7 @@ class Bench implements AsyncDisposable {
       id: ledger.sandboxId,
       hello: ({ resumed }) => {
         this.#say(resumed ? 'hello again' : 'hello')
-        return { protocolVersion: 1, sandboxId: ledger.sandboxId, guest: ledger.record.plan.guest, network: { links: [], routes: [], neighbours: [] }, cards: [], storages: [], logLevel: 'debug' }
+        return { protocolVersion: 1, sandboxId: ledger.sandboxId, guest: ledger.record.plan.guest, pidsLimit: 0, network: { links: [], routes: [], neighbours: [] }, cards: [], storages: [], logLevel: 'debug' }
       },
       ready: () => this.#say('ready'),
       prepare: refuse,

@@ -33,6 +33,8 @@ export interface Welcome {
   readonly protocolVersion: number
   readonly sandboxId: string
   readonly guest: GuestConfig
+  /** Processes and threads of the pod's containers together, as its cgroup has it now; 0 for no limit */
+  readonly pidsLimit: number
   readonly network: PodNetwork
   /** MACs of the guest's cards in the order of the network's links; none when they are the links' own */
   readonly cards: readonly string[]

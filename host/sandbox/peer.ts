@@ -6,6 +6,7 @@ import type { BoundBackend } from './backends.ts'
 import type { GuestPeer } from './guest.ts'
 import { type Handshake, STARTED_ANEW, negotiate } from './handshake.ts'
 import type { Ledger } from './ledger.ts'
+import { podPidsLimit } from './pids.ts'
 import type { Guest } from './running-guest.ts'
 import { GUEST_ROOTS_DIR, GUEST_SHARED_DIR } from './share.ts'
 import { allows, type SandboxState } from './state.ts'
@@ -33,7 +34,7 @@ export function guestPeer(sandbox: PeerSandbox, handshake: Handshake, backend: P
   const { id, ledger } = sandbox
   return {
     id,
-    hello(hello) {
+    async hello(hello) {
       const protocolVersion = negotiate(hello.protocolVersion)
       const { kind } = sandbox.state
       if (kind === 'ready' && !hello.resumed) {
@@ -44,9 +45,9 @@ export function guestPeer(sandbox: PeerSandbox, handshake: Handshake, backend: P
       else if (kind !== 'ready' && kind !== 'stopping') throw new RuntimeError('FAILED_PRECONDITION', `sandbox ${id} is ${kind}: no guest is expected`)
       ledger.note({ agent: { version: hello.agentVersion, kernel: hello.kernelVersion, protocol: protocolVersion } })
       const storages = backend.capabilities.sharing === 'virtiofs' ? SHARES : []
-      const { plan, network = NO_NETWORK, vm } = ledger.record
+      const { plan, network = NO_NETWORK, vm, cgroupProcs } = ledger.record
       const cards = vm === undefined ? [] : network.links.map(() => IDLE_MAC)
-      return { protocolVersion, sandboxId: id, guest: plan.guest, network, cards, storages, logLevel: logLevel() }
+      return { protocolVersion, sandboxId: id, guest: plan.guest, pidsLimit: await podPidsLimit(cgroupProcs), network, cards, storages, logLevel: logLevel() }
     },
     ready(ready) {
       if (sandbox.state.kind === 'starting') handshake.said(ready)

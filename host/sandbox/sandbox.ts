@@ -17,6 +17,7 @@ import { Ledger } from './ledger.ts'
 import { NetworkWatch } from './network.ts'
 import { outOfMemory } from './oom.ts'
 import { guestPeer } from './peer.ts'
+import { outOfPids } from './pids.ts'
 import type { SandboxRecord } from './record.ts'
 import { type Guest, type Surroundings, adoptRunning, attachGuest, shutdownGuest } from './running-guest.ts'
 import type { SandboxServices } from './services.ts'
@@ -283,10 +284,11 @@ export class Sandbox {
   }
 
   async #die(guest: Guest, { reason: how, of, atMs }: Pick<SandboxExit, 'reason' | 'of' | 'atMs'>): Promise<void> {
-    const why = await outOfMemory(this.record.cgroupProcs)
+    const memory = await outOfMemory(this.record.cgroupProcs)
+    const why = memory ?? (await outOfPids(this.record.cgroupProcs))
     const reason = why === undefined ? how : `${how}: ${why}`
     const exit = { status: DIED_STATUS, atMs, reason }
-    this.#services.observer.died(this.record.sandboxer, of, why !== undefined)
+    this.#services.observer.died(this.record.sandboxer, of, memory !== undefined)
     await this.#bury(guest, exit)
     // The console goes with the directory; what the guest said last is all that tells why.
     const console = await guest.running.consoleTail(CONSOLE_LINES).catch(() => [])

@@ -14,6 +14,7 @@ import type { GuestPeer } from './guest.ts'
 import type { Ledger } from './ledger.ts'
 import { connectNetwork } from './network.ts'
 import { outOfMemory } from './oom.ts'
+import { outOfPids } from './pids.ts'
 import type { SandboxRecord } from './record.ts'
 import type { LaunchServices } from './services.ts'
 import { openShare } from './share.ts'
@@ -131,7 +132,8 @@ export async function launch(context: Launch, connections = toPod): Promise<Laun
   } catch (error) {
     const failedAt = step === 'guest' ? context.handshake.waitingFor : step
     const lines = await lastLines(running, at.console)
-    const failure = failed(ledger.sandboxId, failedAt, error, await outOfMemory(ledger.record.cgroupProcs), lines)
+    const { cgroupProcs } = ledger.record
+    const failure = failed(ledger.sandboxId, failedAt, error, (await outOfMemory(cgroupProcs)) ?? (await outOfPids(cgroupProcs)), lines)
     forwards?.[Symbol.dispose]()
     await endQuietly(running, link)
     throw failure

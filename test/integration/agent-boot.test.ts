@@ -1,5 +1,5 @@
 /** What the agent makes of its pod's configuration, and what it says when it cannot. */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
@@ -66,6 +66,18 @@ t.test('the containers together are bounded by what is free, and never below the
   t.equal(await bound(369, 414, 64 * MiB), 353, 'a limit of less: others may have none')
   t.equal(await bound(1022, 1068, 1024 * MiB), 1024, 'a limit that a large VM has no room beside')
   t.equal(await bound(10, 60, 0), 30, 'next to nothing free')
+})
+
+t.test('the containers together have the pod\'s limit of processes, where it has one', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'kuasar-pids-'))
+  t.teardown(() => rmSync(dir, { recursive: true }))
+  const paths = { cgroupRoot: dir, podCgroup: '/pod' }
+  {
+    await using _node = await AgentNode.start({ paths })
+    t.notOk(existsSync(join(dir, 'pod')), 'no limit')
+  }
+  await using _node = await AgentNode.start({ paths }, { pidsLimit: 64 })
+  t.equal(readFileSync(join(dir, 'pod/pids.max'), 'latin1'), '64')
 })
 
 t.test('a storage that cannot be mounted ends the agent, which says which', async (t) => {

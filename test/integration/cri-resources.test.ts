@@ -5,7 +5,7 @@ import { execa } from 'execa'
 import t from 'tap'
 import { podConfig } from '#test/cri/config.ts'
 import { checkout, inside as at } from '#test/node/paths.ts'
-import { podCgroups } from '#test/node/pod-cgroup.ts'
+import { limitPod, podCgroups } from '#test/node/pod-cgroup.ts'
 import { recordOf, stateOf } from '#test/support/faults.ts'
 import { idle, inside, microvm, startKuasar } from '#test/support/kuasar.ts'
 
@@ -152,6 +152,40 @@ t.test('a small pod lives within its limit and the overhead that docs/kubernetes
   t.equal(await stateOf(limitedPod), 'SANDBOX_READY')
   t.match(await user.status(), { state: 'CONTAINER_RUNNING' })
   await limitedPod.remove()
+})
+
+t.test('processes: the containers of a pod together have what its cgroup lets in, each within its own limit, and no other pod is touched', async (t) => {
+  const config = podConfig({ name: 'bounded' })
+  const { cgroupParent } = config.linux
+  await podCgroups(node).make(cgroupParent)
+  const pidsMax = 64
+  await limitPod(node, cgroupParent, { pids: pidsMax })
+  const bounded = await cri.runPod(config, microvm)
+  /** One process each, which never forks. */
+  const still = { command: ['sleep', '100000'] }
+  const bomb = await bounded.run({ name: 'bomb', ...still })
+  const neighbour = await bounded.run({ name: 'neighbour', ...still, resources: { unified: { 'pids.max': '8' } } })
+  const fork = ['sh', '-c', 'sleep 0 & wait']
+  const forks = ['sh', '-c', 'for i in $(seq 200); do sleep 1000 >/dev/null 2>&1 & done']
+  const refused = { exitCode: 2, stderr: /can't fork: Resource temporarily unavailable/ }
+
+  t.match(await neighbour.execSync(forks), refused, 'its own limit')
+  await t.rejects(neighbour.execSync(['true']), { code: 'RESOURCE_EXHAUSTED', message: /exec in container .* failed: .*: the container has [78] of the 8 processes and threads it may have/ }, 'two have no place where one has, and the error says so')
+  t.match(await bomb.execSync(fork), { exitCode: 0 }, 'the other has room')
+  t.match(await bomb.execSync(forks), refused, 'the limit of the pod')
+  await t.rejects(bomb.execSync(['true']), { code: 'RESOURCE_EXHAUSTED', message: /: the pod's containers have 6[34] of the 64 processes and threads they may have \(the kubelet's podPidsLimit\)/ })
+  t.match(await limited.execSync(fork), { exitCode: 0 }, 'another pod')
+  const late = bounded.run({ name: 'late', ...still, security: { namespaceOptions: { pid: 'POD' } } })
+  await t.rejects(late, { message: /create container .* failed: .*: the pod's containers have 6[34] of the 64 / })
+
+  await bomb.stop(0)
+  t.match(await bounded.run({ name: 'after', command: fork }).then((after) => after.exited()), { exitCode: 0 }, 'given back with the container')
+  t.equal(await stateOf(bounded), 'SANDBOX_READY')
+  t.match(await neighbour.status(), { state: 'CONTAINER_RUNNING' })
+  // docs/kubernetes.md has them one by one.
+  const threads = Number(await sh(`cd /sys/fs/cgroup; if [ -e cgroup.controllers ]; then cd .${cgroupParent}; else cd pids${cgroupParent}; fi; cat pids.current`))
+  t.ok(threads >= 16 && threads <= 20, `on the host the VM of one processor and its helpers are ${threads}`)
+  await bounded.remove()
 })
 
 t.test('what is left', async (t) => {

@@ -1,10 +1,8 @@
 /** A start that fails at any of its steps: one error that says where and why, and nothing left, with no call more. */
-import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { podConfig } from '#test/cri/config.ts'
-import { podCgroups } from '#test/node/pod-cgroup.ts'
+import { limitPod, type PodLimits, podCgroups } from '#test/node/pod-cgroup.ts'
 import { sandboxerConfig } from '#test/node/sandboxer.ts'
 import { connectServices } from '#test/support/faults.ts'
 import { hangingInitramfs } from '#test/support/hanging-initramfs.ts'
@@ -27,7 +25,7 @@ interface Failure {
   readonly cause: RegExp
   readonly console?: RegExp
   /** Of the pod's cgroup */
-  readonly memoryLimitMiB?: number
+  readonly limits?: PodLimits
 }
 
 const failures: Readonly<Record<string, Failure>> = {
@@ -62,7 +60,14 @@ const failures: Readonly<Record<string, Failure>> = {
     cause: /qemu was killed by SIGKILL: the pod's cgroup ran out of memory; raise/,
     console: /\[ *\d+\.\d+\] /,
     // The kernel finds room in it, and a booted guest does not.
-    memoryLimitMiB: 192,
+    limits: { memoryBytes: 192 * 1024 * 1024 },
+  },
+  'threads-missing': {
+    change: {},
+    step: 'launch',
+    cause: /start [\w-]+: .*: the pod's cgroup lets in 16 processes and threads, and was full; raise the kubelet's podPidsLimit/,
+    // The helpers have some thirteen of them.
+    limits: { pids: 16 },
   },
 }
 
@@ -86,11 +91,11 @@ await writeFile(node.path(hangs), await hangingInitramfs(node, hangsLines))
 const cgroups = podCgroups(node)
 
 /** The error of a pod that does not start. The pod is not touched afterwards: containerd 2.1 makes no call either. */
-async function errorOf(t: Test, name: string, memoryLimitMiB?: number): Promise<string> {
+async function errorOf(t: Test, name: string, limits: PodLimits = {}): Promise<string> {
   const config = podConfig({ name })
   const { cgroupParent } = config.linux
   await cgroups.make(cgroupParent)
-  if (memoryLimitMiB !== undefined) await limitMemory(cgroupParent, memoryLimitMiB)
+  await limitPod(node, cgroupParent, limits)
   const starting: Promise<unknown> = cri.runtime.RunPodSandbox({ config, runtimeHandler: handler(name) })
   const error = await starting.catch((thrown: unknown) => thrown)
   t.strictSame((await services.admin.List({})).sandboxes, [], 'the sandboxer has forgotten it')
@@ -99,17 +104,9 @@ async function errorOf(t: Test, name: string, memoryLimitMiB?: number): Promise<
   return error instanceof Error ? error.message : 'it started'
 }
 
-async function limitMemory(cgroupParent: string, memoryLimitMiB: number): Promise<void> {
-  for (const hierarchy of node.cgroups)
-    for (const limit of ['memory.max', 'memory.limit_in_bytes']) {
-      const file = join(hierarchy, cgroupParent, limit)
-      if (existsSync(file)) await writeFile(file, String(memoryLimitMiB * 1024 * 1024))
-    }
-}
-
-for (const [name, { step, cause, console, memoryLimitMiB }] of Object.entries(failures)) {
+for (const [name, { step, cause, console, limits }] of Object.entries(failures)) {
   t.test(name, async (t) => {
-    const message = await errorOf(t, name, memoryLimitMiB)
+    const message = await errorOf(t, name, limits)
     const steps = message.match(/start failed at step \w+/g)
     t.strictSame(steps, [`start failed at step ${step}`], 'one error, which names the step')
     t.match(message, cause, 'and the cause')

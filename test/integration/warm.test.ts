@@ -7,7 +7,7 @@ import t from 'tap'
 import { podConfig } from '#test/cri/config.ts'
 import type { Pod } from '#test/cri/pod.ts'
 import { checkout } from '#test/node/paths.ts'
-import { podCgroups } from '#test/node/pod-cgroup.ts'
+import { limitPod, podCgroups } from '#test/node/pod-cgroup.ts'
 import { sandboxerConfig } from '#test/node/sandboxer.ts'
 import { connectServices, debug, pidOf, recordOf, signalProcess, stateOf, until, waitMsMax } from '#test/support/faults.ts'
 import { idle, inside, microvm, startKuasar } from '#test/support/kuasar.ts'
@@ -53,7 +53,10 @@ t.test('two pods in a row have a VM each, and each VM is its pod’s own', async
   const vms: string[] = []
   for (const name of ['first', 'second']) {
     const vm = await waiting()
-    const pod = await cri.runPod({ name, dns: DNS }, microvm)
+    const config = podConfig({ name, dns: DNS })
+    await podCgroups(node).make(config.linux.cgroupParent)
+    if (name === 'second') await limitPod(node, config.linux.cgroupParent, { pids: 64 })
+    const pod = await cri.runPod(config, microvm)
     pods.push(pod)
     t.equal(await vmOf(pod), vm, 'the VM that waited')
     vms.push(vm)
@@ -61,6 +64,10 @@ t.test('two pods in a row have a VM each, and each VM is its pod’s own', async
     for (const wanted of ['claim', 'tap', 'ready', 'guest.configured']) t.ok(spans.includes(wanted), `${wanted} is part of its start`)
     for (const early of ['launch', 'qemu', 'guest.kernel', 'guest.init']) t.notOk(spans.includes(early), `${early} was before it`)
     t.notOk(await isThere(`/run/kuasar/ledger/${vm}.json`), 'nobody else has a record of it')
+
+    const forks = await pod.run({ command: ['sh', '-c', 'for i in $(seq 100); do sleep 1000 & done'] })
+    t.match(await forks.exited(), { exitCode: name === 'second' ? 2 : 0 }, 'as many processes as its own cgroup lets in')
+    t.equal((await forks.output()).includes("can't fork"), name === 'second')
 
     const container = await pod.run(server)
     t.equal(await inside(container, 'hostname'), name)

@@ -1,6 +1,7 @@
 /** Pods' cgroups, made before a pod runs and removed after it, as the kubelet does. */
 
-import { mkdir, rmdir } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { mkdir, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { PodCgroups } from '#test/cri/client.ts'
 import { handDownControllers, isUnified } from './cgroup.ts'
@@ -30,6 +31,20 @@ export function podCgroups(node: TestNode): PodCgroups {
       }
     },
   }
+}
+
+export interface PodLimits {
+  readonly memoryBytes?: number
+  readonly pids?: number
+}
+
+/** Writes limits to a pod's cgroup, as the kubelet does before the pod. */
+export async function limitPod(node: TestNode, cgroupParent: string, { memoryBytes, pids }: PodLimits): Promise<void> {
+  // The first two are v2's and v1's name for one.
+  const values = { 'memory.max': memoryBytes, 'memory.limit_in_bytes': memoryBytes, 'pids.max': pids }
+  for (const [name, value] of Object.entries(values))
+    for (const file of node.cgroups.map((hierarchy) => join(hierarchy, cgroupParent, name)))
+      if (value !== undefined && existsSync(file)) await writeFile(file, String(value))
 }
 
 function isGone(error: unknown): true | undefined {

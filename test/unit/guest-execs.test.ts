@@ -1,12 +1,16 @@
 /** Execs that never run: added while their container ends, or deleted before their start. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import t from 'tap'
 import { execInput, execOutput } from '#guest/config.ts'
 import { type Container, endExecs } from '#guest/container/container.ts'
 import { addExec, deleteExec } from '#guest/container/execs.ts'
+import { fullOr } from '#guest/container/full.ts'
 import { ProcessIo } from '#guest/container/io.ts'
 import { Process } from '#guest/container/process.ts'
 import { Cgroup } from '#guest/runtime/cgroup.ts'
 import { StreamRegistry } from '#guest/streams/registry.ts'
+import { RuntimeError } from '#shared/errors.ts'
 import type { Terminals } from '#shared/os/contract.ts'
 import { createFakeOs } from '#shared/os/fake.ts'
 
@@ -85,4 +89,26 @@ t.test('an exec that is deleted before its start lets its streams go', async (t)
     }
     t.strictSame([streams.waiting, consoles.open], [1, 0], `${id}: all came to their ends`)
   }
+})
+
+t.test('a failure of crun\'s for want of processes names the limit, the container\'s own or the pod\'s; another is what it was', (t) => {
+  const dir = t.testdir({ c: {} })
+  const cgroup = new Cgroup(join(dir, 'c'))
+  const write = (own: readonly [number, string], pod: readonly [number, string]) => {
+    for (const [at, [count, max]] of [[join(dir, 'c'), own], [dir, pod]] as const) {
+      writeFileSync(join(at, 'pids.current'), `${count}\n`)
+      writeFileSync(join(at, 'pids.max'), `${max}\n`)
+    }
+  }
+  const failure = new RuntimeError('INTERNAL', 'exec in container c failed: crun: fail startup')
+  t.equal(fullOr(failure, cgroup), failure, 'no cgroup any more')
+  write([7, 'max'], [62, '64'])
+  t.equal(fullOr(failure, cgroup), failure, 'room for two')
+  write([7, 'max'], [63, '64'])
+  t.match(fullOr(failure, cgroup), { code: 'RESOURCE_EXHAUSTED', message: /^exec in container c failed: crun: fail startup: the pod's containers have 63 of the 64 / })
+  write([7, '8'], [63, '64'])
+  t.match(fullOr(failure, cgroup), { code: 'RESOURCE_EXHAUSTED', message: /: the container has 7 of the 8 processes and threads it may have/ })
+  const ofCommand = new RuntimeError('INVALID_ARGUMENT', 'no such command')
+  t.equal(fullOr(ofCommand, cgroup), ofCommand)
+  t.end()
 })

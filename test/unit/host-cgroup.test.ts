@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createPodCgroup, moveProcesses, removeCgroup, sandboxCgroups, yieldProcessors } from '#host/sandbox/cgroup.ts'
 import { Ledger } from '#host/sandbox/ledger.ts'
+import { outOfPids, podPidsLimit } from '#host/sandbox/pids.ts'
 import { endProcess, isAlive, processStat } from '#host/sandbox/processes.ts'
 import { DirectoryStore } from '#host/sandbox/store.ts'
 import { undo } from '#host/sandbox/undo.ts'
@@ -101,6 +102,26 @@ for (const [kind, roots] of Object.entries(kinds)) {
     await t.rejects(moveProcesses(from, to), { code: 'ENOENT' })
   })
 
+  t.test(`${kind}: the limit of processes is the parent's, where they are counted`, { skip }, async (t) => {
+    const { pod } = await opened(t, roots)
+    const own = await pod('own')
+    t.equal(await podPidsLimit(own), 0, 'as it is made')
+    const [parent] = own.map((file) => join(dirname(dirname(file)), 'pids.max')).filter((path) => existsSync(path))
+    if (parent === undefined) return t.comment('processes are not counted here')
+    for (const [written, limit] of [['64', 64], ['max', 0], ['0', 1]] as const) {
+      await writeFile(parent, written)
+      t.equal(await podPidsLimit(own), limit, written)
+    }
+    await writeFile(parent, '3')
+    t.equal(await outOfPids(own), undefined, 'nobody was refused')
+    const child = spawn('sh', ['-c', 'read go; sleep 0 & sleep 0 & sleep 0 & sleep 0 & wait'], { stdio: ['pipe', 'ignore', 'ignore'] })
+    for (const file of own) await writeFile(file, String(child.pid))
+    const ended = once(child, 'exit')
+    child.stdin.end('\n')
+    await ended
+    t.match(await outOfPids(own), /lets in 3 processes and threads, and was full; raise the kubelet's podPidsLimit/)
+  })
+
   t.test(`${kind}: a warm VM's yields the processors, where their controller is in use`, { skip }, async (t) => {
     const { pod } = await opened(t, roots)
     const own = await pod('own')
@@ -110,6 +131,14 @@ for (const [kind, roots] of Object.entries(kinds)) {
     t.comment(`${weights.length} of ${own.length} hierarchies share processors`)
   })
 }
+
+t.test('a limit of processes that nobody can read is no limit that nobody has set', async (t) => {
+  const dir = t.testdir({ odd: { 'pids.max': 'many\n', pod: {} }, none: { pod: {} }, closed: { 'pids.max': {}, pod: {} } })
+  const limitIn = (name: string) => podPidsLimit([join(dir, 'none/pod/cgroup.procs'), join(dir, name, 'pod/cgroup.procs')])
+  t.equal(await limitIn('none'), 0)
+  await t.rejects(limitIn('odd'), { code: 'INTERNAL', message: /odd\/pids\.max is "many": expected a number of processes, or "max"/ })
+  await t.rejects(limitIn('closed'), { code: 'INTERNAL', message: /closed\/pids\.max, cannot be read: .*EISDIR/ })
+})
 
 t.test('found without a record: by the processes in it, and their sandboxes\' names', async (t) => {
   const roots = kinds.v1.length > 0 ? kinds.v1 : kinds.v2

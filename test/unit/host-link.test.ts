@@ -42,7 +42,7 @@ async function listening(t: Test, onHello = () => {}) {
       heard.hellos.push(hello)
       onHello()
       const guest = { hostname: 'h', dns: { servers: [], searches: [], options: [] }, sysctls: {}, hostsLines: [], shmBytes: 4096, hugepagesMiB: 2, memoryLimitBytes: 2 ** 33 }
-      return { protocolVersion, sandboxId: 's', guest, network: { links: [], routes: [], neighbours: [] }, cards: [], storages: [], logLevel: 'info' }
+      return { protocolVersion, sandboxId: 's', guest, pidsLimit: 4096, network: { links: [], routes: [], neighbours: [] }, cards: [], storages: [], logLevel: 'info' }
     },
     ready() {},
     async prepare(id) {
@@ -150,8 +150,8 @@ t.test('sizes and the time are told in the units of the wire', async (t) => {
   const { path } = await listening(t)
   const { host, client } = await linked(path)
   const beforeMs = nowMs()
-  const { realtimeNanos, shmBytes, hugepageBytes, memoryLimitBytes } = await host.Hello(hello)
-  t.same([shmBytes, hugepageBytes, memoryLimitBytes], ['4096', String(2 * 1024 * 1024), String(2 ** 33)])
+  const { realtimeNanos, shmBytes, hugepageBytes, memoryLimitBytes, pidsLimit } = await host.Hello(hello)
+  t.same([shmBytes, hugepageBytes, memoryLimitBytes, pidsLimit], ['4096', String(2 * 1024 * 1024), String(2 ** 33), 4096])
   const realtimeMs = Number(BigInt(realtimeNanos) / 1_000_000n)
   t.ok(realtimeMs >= Math.floor(beforeMs) && realtimeMs <= nowMs(), `${realtimeNanos} ns`)
   client.close()

@@ -55,7 +55,7 @@ t.test('a guest that has not heard the answer to its Hello says it again', async
 t.test('a guest that knows nothing of its ready pod has started anew, and its pod is ended', async (t) => {
   const { peer, killed, become } = peerOf()
   become('ready')
-  t.throws(() => peer.hello(hello(false), signal), { code: 'FAILED_PRECONDITION', message: /a fresh boot cannot take its place/ })
+  await t.rejects(async () => peer.hello(hello(false), signal), { code: 'FAILED_PRECONDITION', message: /a fresh boot cannot take its place/ })
   t.match(killed, [/started anew/])
 })
 
@@ -64,16 +64,16 @@ t.test('a guest that starts anew between its Ready and the end of the start is r
   await peer.hello(hello(false), signal)
   peer.ready(ready())
   await handshake.ready
-  t.throws(() => peer.hello(hello(false), signal), { code: 'FAILED_PRECONDITION', message: /started anew/ })
+  await t.rejects(async () => peer.hello(hello(false), signal), { code: 'FAILED_PRECONDITION', message: /started anew/ })
   t.strictSame(killed, [])
   become('ready')
-  t.throws(() => peer.hello(hello(false), signal), { code: 'FAILED_PRECONDITION' }, 'it says its Hello until it is heard')
+  await t.rejects(async () => peer.hello(hello(false), signal), { code: 'FAILED_PRECONDITION' }, 'it says its Hello until it is heard')
   t.match(killed, [/started anew/])
 })
 
 t.test('a guest that was configured by somebody else is not this start’s', async (t) => {
   const { peer, handshake } = peerOf()
-  t.throws(() => peer.hello(hello(true), signal), { code: 'FAILED_PRECONDITION', message: /configured before this start/ })
+  await t.rejects(async () => peer.hello(hello(true), signal), { code: 'FAILED_PRECONDITION', message: /configured before this start/ })
   t.equal(handshake.waitingFor, 'hello')
 })
 
@@ -81,6 +81,6 @@ t.test('nobody is expected where nothing runs', async (t) => {
   const { peer, become } = peerOf()
   for (const kind of ['created', 'stopped', 'gone', 'adopting'] as const) {
     become(kind)
-    t.throws(() => peer.hello(hello(true), signal), { code: 'FAILED_PRECONDITION', message: /no guest is expected/ }, kind)
+    await t.rejects(async () => peer.hello(hello(true), signal), { code: 'FAILED_PRECONDITION', message: /no guest is expected/ }, kind)
   }
 })

@@ -26,7 +26,7 @@ function sandbox(): { readonly peer: GuestPeer; readonly hellos: Hello[]; readon
     id: 'pod',
     hello(said) {
       hellos.push(said)
-      return { protocolVersion: 1, sandboxId: 'pod', guest, network, cards: [], storages: [], logLevel: 'info' }
+      return { protocolVersion: 1, sandboxId: 'pod', guest, pidsLimit: 0, network, cards: [], storages: [], logLevel: 'info' }
     },
     ready: () => void calls.push('ready'),
     async prepare(id) {
