@@ -3,7 +3,7 @@
  * is away fails at once as UNAVAILABLE, and the next one tries again.
  */
 import { setTimeout as delay } from 'node:timers/promises'
-import { RuntimeError } from '#shared/errors.ts'
+import { RuntimeError, hasCode } from '#shared/errors.ts'
 import { connectGrpc, type GrpcConnection } from '#shared/rpc/grpc-client.ts'
 import type { MessageOut } from '#shared/rpc/any.ts'
 import type { Rpc } from '#shared/rpc/services.ts'
@@ -82,6 +82,14 @@ export function createContainerd({ socketPath, namespace, rpc }: ContainerdOptio
     async tasks(signal) {
       const { tasks: all } = await tasks.List({}, { signal, timeoutMs: TASKS_TIMEOUT_MS })
       return all.map(taskOf)
+    },
+    async dropTask(containerId, signal) {
+      try {
+        await tasks.Delete({ containerId }, limits(signal))
+      } catch (error) {
+        // It has, and says that the connection is closed. Source: shimTask.delete in core/runtime/v2.
+        if (!hasCode(error, 'NOT_FOUND') && !hasCode(error, 'UNKNOWN')) throw error
+      }
     },
     async publish({ topic, typeUrl, value }, signal) {
       await events.Publish({ topic, event: { type_url: typeUrl, value } }, limits(signal))

@@ -42,6 +42,8 @@ export interface Containerd {
   snapshotMounts(snapshotter: string, key: string, signal: AbortSignal): Promise<readonly SnapshotMount[]>
   sandboxes(signal: AbortSignal): Promise<readonly StoredSandbox[]>
   tasks(signal: AbortSignal): Promise<readonly TaskRecord[]>
+  /** Has it forget a task whose guest is gone, and its bundle; also when it knows of none. Lists do not have such a task. */
+  dropTask(containerId: string, signal: AbortSignal): Promise<void>
   publish(event: EventEnvelope, signal: AbortSignal): Promise<void>
   /** True when containerd answers within `signal`'s time. */
   reachable(signal: AbortSignal): Promise<boolean>

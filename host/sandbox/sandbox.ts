@@ -14,6 +14,7 @@ import { consoleTail } from './console.ts'
 import type { GuestPeer } from './guest.ts'
 import { Handshake } from './handshake.ts'
 import { Ledger } from './ledger.ts'
+import { dropTasks } from './lost-tasks.ts'
 import { NetworkWatch } from './network.ts'
 import { outOfMemory } from './oom.ts'
 import { guestPeer } from './peer.ts'
@@ -191,6 +192,7 @@ export class Sandbox {
     await shutdownGuest(guest, this.#around)
     await this.#killQuietly(guest.running)
     await this.#bury(guest, { status: 0, atMs: Date.now(), reason: 'stopped' })
+    await this.#dropTasks()
   }
 
   /** Stops what runs, gives everything back and forgets the sandbox. Idempotent. */
@@ -242,7 +244,10 @@ export class Sandbox {
         await this.#note({ state: 'stopped' })
         this.#become({ kind: 'stopped', exit: { status: DIED_STATUS, atMs: Date.now(), reason: explain(error) } })
         await this.#note({ exit: { status: DIED_STATUS, atMs: Date.now(), reason: explain(error) } })
-        return this.#releaseQuietly()
+        await this.#releaseQuietly()
+        // Nobody's recovery waits for containerd.
+        void this.#dropTasks()
+        return
       }
       // Goes on where its predecessor was, while the others are served.
       if (state === 'stopping') void this.stop().catch((error: unknown) => this.#log.error('the stop is not finished', { error }))
@@ -296,6 +301,7 @@ export class Sandbox {
     await this.#note({ exit: { ...exit, console } })
     await this.#killQuietly(guest.running)
     await guest.containers.close()
+    await this.#dropTasks()
     await this.#releaseQuietly()
   }
 
@@ -311,6 +317,11 @@ export class Sandbox {
   /** What is not ended here is in the ledger, and is tried again from there. */
   async #killQuietly(running: RunningSandbox): Promise<void> {
     await running.kill().catch((error: unknown) => this.#log.error('processes of a dead sandbox remain', { error }))
+  }
+
+  /** Once nothing of the guest runs: a call to one that is being ended would wait for it. */
+  #dropTasks(): Promise<void> {
+    return dropTasks(this.record, this.#services, this.#log)
   }
 
   /** Processes first: what they still use cannot be unmounted. */

@@ -4,6 +4,7 @@
  */
 import { rm, stat } from 'node:fs/promises'
 import t from 'tap'
+import { explain } from '#shared/errors.ts'
 import { culprits } from '#host/sandbox/backend.ts'
 import { sandboxerConfig } from '#test/node/sandboxer.ts'
 import { connectServices, deathReason, signalProcess, until, waitMsMax } from '#test/support/faults.ts'
@@ -138,6 +139,25 @@ for (const { of, counted, strike, reason, console } of deaths) {
     await pod.remove()
   })
 }
+
+t.test('death between a container’s Create and its Start: containerd forgets the task when it is told to', async (t) => {
+  const end = new AbortController()
+  const events = services.events.Subscribe({ filters: ['topic=="/tasks/create"'] }, { signal: end.signal })[Symbol.asyncIterator]()
+  const created = events.next()
+  const pod = await cri.runPod({ name: 'dies-early' }, microvm)
+  const container = await pod.create(idle)
+  const started = container.start().catch(explain)
+  await created
+  end.abort()
+  await signalProcess(node, pod.id, 'qemu', 'KILL')
+  t.match(await started, /failed to start containerd task/)
+  t.match(await container.status(), { state: 'CONTAINER_EXITED', reason: 'StartError' })
+  await until('its bundle is gone', async () => {
+    const found = await kuasar.sh(`find /run/containerd/io.containerd.runtime.v2.task /var/lib/containerd/io.containerd.runtime.v2.task -name ${container.id}`)
+    return found === ''
+  })
+  await pod.remove()
+})
 
 t.test('what is left', async (t) => {
   t.match(await unaffected.execSync(['echo', 'well']), { stdout: 'well\n' }, 'the other pod is untouched')

@@ -46,6 +46,7 @@ async function containersOf(t: Test, { record = sandboxRecord(), publish = async
     snapshotMounts: async () => [],
     sandboxes: async () => [],
     tasks: async () => [],
+    dropTask: async () => {},
     publish,
     reachable: async () => true,
     close() {},
