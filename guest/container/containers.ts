@@ -6,6 +6,7 @@ import { hasCode, RuntimeError } from '#shared/errors.ts'
 import { type Container, processOf } from './container.ts'
 import { type ContainersContext, publish } from './context.ts'
 import { createContainer, type CreateContainer } from './create.ts'
+import { Departed } from './departed.ts'
 import { type AddExec, addExec, deleteExec, startExec } from './execs.ts'
 import { ProcessIo } from './io.ts'
 import { parseResources } from './oci.ts'
@@ -26,8 +27,11 @@ export class Containers {
   /** Creates under way, and the means to end each early. */
   readonly #creating = new Map<string, { readonly abort: AbortController; readonly done: Promise<void> }>()
 
+  readonly #departed: Departed
+
   constructor(context: ContainersContext) {
     this.#context = context
+    this.#departed = new Departed(context)
   }
 
   /** All that are not deleted. */
@@ -37,9 +41,14 @@ export class Containers {
 
   /** NOT_FOUND for one that does not exist (yet). */
   get(id: string): Container {
-    const container = this.#containers.get(id)
+    const container = this.#containers.get(id) ?? this.#departed.find(id)
     if (container === undefined) throw new RuntimeError('NOT_FOUND', `container ${id}: not found in this sandbox`)
     return container
+  }
+
+  /** The same, for a containerd that may have come back: one that was deleted lately is there again, until it is deleted once more. */
+  recall(id: string): Container {
+    return this.#containers.get(id) ?? this.#departed.recall(id) ?? this.get(id)
   }
 
   /** Prepares, mounts and creates. On any error, and when `signal` aborts meanwhile, all of it is undone. */
@@ -49,6 +58,7 @@ export class Containers {
     if (this.#containers.size + this.#creating.size >= CONTAINERS_MAX) {
       throw new RuntimeError('RESOURCE_EXHAUSTED', `the sandbox holds ${CONTAINERS_MAX} containers already`)
     }
+    this.#departed.remove(id)
     const abort = new AbortController()
     const { promise: done, resolve } = Promise.withResolvers<void>()
     this.#creating.set(id, { abort, done })
@@ -148,6 +158,8 @@ export class Containers {
       creating.abort.abort(new RuntimeError('CANCELLED', `container ${id} was deleted while it was created`))
       await creating.done
     }
+    const before = this.#departed.take(id)
+    if (before !== undefined) return before
     const container = this.get(id)
     const { init } = container
     await init.turns.run(async () => init.assert('delete'))
@@ -193,6 +205,7 @@ export class Containers {
       await Promise.all([...execs.values()].map(({ process }) => process.io.discard()))
       await container.undo.disposeAsync()
       if (this.#containers.get(id) === container) this.#containers.delete(id)
+      this.#departed.add(container, removed)
       publish(this.#context, { kind: 'delete', containerId: id, execId: '', ...removed })
       return removed
     })

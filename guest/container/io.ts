@@ -76,6 +76,18 @@ export class ProcessIo {
     return waiting(streamIds(stdio), streams, policy)
   }
 
+  /** The streams of a process that is deleted are at their ends until it is disposed of; not those that another has by now. */
+  static ended(stdio: Stdio, { streams }: IoContext, policy: IoPolicy): Disposable {
+    const { stdin, stdout, stderr } = streamIds(stdio)
+    const bound = new DisposableStack()
+    const bind = (id: string | undefined, endpoint: () => Endpoint) => {
+      if (id !== undefined && !streams.has(id)) bound.use(streams.bind(id, endpoint()))
+    }
+    bind(stdin, () => ({ kind: 'input', input: Input.none() }))
+    for (const id of [stdout, stderr]) bind(id, () => ({ kind: 'output', output: Output.none(policy.output) }))
+    return bound
+  }
+
   /** For the OCI runtime; undefined with a terminal. */
   get fds(): ProcessFds | undefined {
     return this.#childFds

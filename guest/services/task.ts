@@ -62,7 +62,7 @@ export function createTaskService(containers: Containers, rpc: GuestRpc): Handle
       return { processes: pidsOf(container).map((pid) => ({ pid })) }
     },
     Connect(request) {
-      const { container } = find({ id: request.id })
+      const container = containers.recall(containerId(request.id))
       return { shimPid: process.pid, taskPid: container.init.state.pid, version: TASK_API_VERSION }
     },
     async Wait(request) {

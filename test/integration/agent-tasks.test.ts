@@ -29,6 +29,12 @@ t.test('a container prints, exits and is deleted', async (t) => {
   await t.rejects(client.status(), { code: 'NOT_FOUND' })
   await t.rejects(client.delete(), { code: 'NOT_FOUND' })
   await t.rejects(client.wait(), { code: 'NOT_FOUND' })
+  // A containerd that was killed before it had written the exit down begins so when it is back.
+  await client.calls.Connect({ id: 'life' })
+  t.match(await client.calls.State({ id: 'life' }), { status: 'STOPPED', exitStatus: 7 })
+  t.equal(await client.wait(), 7)
+  t.equal(await client.delete(), 7)
+  await t.rejects(client.calls.Connect({ id: 'life' }), { code: 'NOT_FOUND' })
   await node.host.until(() => node.host.released.includes('life'))
   const events = () => node.host.events.filter(({ event }) => event?.value.toString().includes('life'))
   await node.host.until(() => events().length >= 4)

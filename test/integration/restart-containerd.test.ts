@@ -1,9 +1,10 @@
 /** containerd is restarted under containers that print, that end meanwhile, and that wait for input. */
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { Container } from '#test/cri/container.ts'
-import { until } from '#test/support/faults.ts'
+import { recordOf, until } from '#test/support/faults.ts'
 import { microvm, startKuasar } from '#test/support/kuasar.ts'
 import { delivery, printNumbered } from '#test/support/numbered.ts'
 
@@ -11,6 +12,9 @@ import { delivery, printNumbered } from '#test/support/numbered.ts'
 const stretch = 60_000
 /** Of the container that ends meanwhile: more than containerd's window, less than the agent keeps while it is away. */
 const lastWords = 30_000
+
+/** From the news of an exit to the Delete's being under way; one that is not may prove nothing, and fails nothing. */
+const DELETE_MS = 1_000
 
 const kuasar = await startKuasar()
 t.teardown(() => kuasar[Symbol.asyncDispose]())
@@ -86,6 +90,24 @@ for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     }
   })
 }
+
+/** A Delete waits for the sandboxer's release, for up to 3 s: so this one is under way when containerd is killed, and is done when it is back. */
+t.test('killed over its Delete of a container, it still learns the exit code', async (t) => {
+  const host = '/scratch/exits'
+  await mkdir(node.path(host))
+  const exits = await pod.run({ mounts: [{ hostPath: host, containerPath: '/signal' }], command: ['sh', '-c', `${untilThere('/signal/go')}; echo gone; exit 72`] })
+  kuasar.sandboxer.service.signal('SIGSTOP')
+  await writeFile(node.path(`${host}/go`), '')
+  await until('containerd has heard of the exit', async () => (await containerd.service.log()).includes(`received container exit event container_id:\\"${exits.id}`))
+  await sleep(DELETE_MS)
+  await containerd.stop('SIGKILL')
+  kuasar.sandboxer.service.signal('SIGCONT')
+  await until('the guest has given it back', async () => !(await recordOf(node, pod.id)).containers.includes(exits.id))
+  await containerd.start()
+  t.match(await exits.status(), { state: 'CONTAINER_EXITED', exitCode: 72 })
+  t.equal(await exits.output(), 'gone\n')
+  await exits.remove()
+})
 
 t.test('what is left', async (t) => {
   const after = await pod.run({ command: ['sh', '-c', 'echo after'] })
