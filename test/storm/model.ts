@@ -12,19 +12,31 @@ export interface ContainerModel {
   readonly code: number
   /** Of one that prints so many numbered lines and ends: not one may be missing. */
   readonly lines?: number
+  /** Where its log was moved to, the first of them first. */
+  readonly moved: string[]
+  /** It answers whoever comes to the pod's ECHO_PORT. */
+  readonly echoes?: true
+  /** Its start was given up: containerd may have left a task, and does not remove it before the pod's stop. */
+  givenUp?: true
 }
+
+/**
+ * no        Nothing was done to the processes of its VM
+ * perhaps   They were held up, or something was about that may have ended them
+ * surely    One was killed or stopped
+ */
+export type Struck = 'no' | 'perhaps' | 'surely'
 
 export interface PodModel {
   readonly name: string
   readonly pod: Pod
   readonly containers: Map<string, ContainerModel>
-  /** A process of its VM was killed or stopped. */
-  struck: boolean
+  struck: Struck
   /** Its stop was asked for. */
   stopped: boolean
 }
 
-export const lives = ({ struck, stopped }: PodModel): boolean => !struck && !stopped
+export const lives = ({ struck, stopped }: PodModel): boolean => struck === 'no' && !stopped
 
 export class Model {
   readonly pods = new Set<PodModel>()
@@ -35,7 +47,7 @@ export class Model {
   }
 
   add(name: string, pod: Pod): void {
-    this.pods.add({ name, pod, containers: new Map(), struck: false, stopped: false })
+    this.pods.add({ name, pod, containers: new Map(), struck: 'no', stopped: false })
   }
 
   get living(): readonly PodModel[] {

@@ -1,5 +1,7 @@
 /** Whether all is as the model says, once the storm is over. */
+import { readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { parseLog } from '#test/cri/log.ts'
 import { explain } from '#shared/errors.ts'
 import type { World } from './calls.ts'
 import { type ContainerModel, type PodModel, lives } from './model.ts'
@@ -48,9 +50,10 @@ async function settled({ report }: World, what: string, look: () => Promise<stri
 
 async function complaintOf(world: World, pod: PodModel): Promise<string | undefined> {
   // A stop that was given up may or may not have stopped it.
-  if (pod.stopped && !pod.struck) return undefined
+  if (pod.stopped && pod.struck !== 'surely') return undefined
   const { state } = await pod.pod.status()
-  if (pod.struck) return state === 'SANDBOX_NOTREADY' ? undefined : `it is ${state} though its VM was struck`
+  if (pod.struck === 'surely') return state === 'SANDBOX_NOTREADY' ? undefined : `it is ${state} though its VM was struck`
+  if (pod.struck === 'perhaps' && state === 'SANDBOX_NOTREADY') return undefined
   if (state !== 'SANDBOX_READY') return `it is ${state}`
   for (const container of pod.containers.values()) {
     const complaint = container.sure ? await complaintOfContainer(world, container) : undefined
@@ -59,7 +62,7 @@ async function complaintOf(world: World, pod: PodModel): Promise<string | undefi
   return undefined
 }
 
-async function complaintOfContainer({ kuasar }: World, { id, state: wanted, code, lines }: ContainerModel): Promise<string | undefined> {
+async function complaintOfContainer({ kuasar }: World, { id, state: wanted, code, lines, moved }: ContainerModel): Promise<string | undefined> {
   const container = kuasar.containerd.cri.container(id)
   const { state, exitCode, reason } = await container.status()
   const is = `is ${state} (${exitCode} ${reason})`
@@ -70,7 +73,9 @@ async function complaintOfContainer({ kuasar }: World, { id, state: wanted, code
   }
   if (wanted !== 'exited') return undefined
   if (state !== 'CONTAINER_EXITED' || (exitCode !== code && (lines !== undefined || !KILLED.includes(exitCode)))) return `${is}, not exited with ${code}`
-  return lines === undefined ? undefined : missingLine((await container.log()).map(({ text }) => text), lines)
+  if (lines === undefined) return undefined
+  const before = await Promise.all(moved.map(async (path) => parseLog(await readFile(kuasar.node.path(path), 'utf8'))))
+  return missingLine([...before.flat(), ...(await container.log())].map(({ text }) => text), lines)
 }
 
 /** After a restart of containerd lines may come twice; each must have come after those before it. */
