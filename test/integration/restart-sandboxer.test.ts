@@ -1,5 +1,6 @@
 /** The sandboxer dies, and comes back, under pods that run. */
 import t, { type Test } from 'tap'
+import { explain } from '#shared/errors.ts'
 import { podConfig } from '#test/cri/config.ts'
 import { podCgroups } from '#test/node/pod-cgroup.ts'
 import { connectServices, pidOf, recordOf, signalProcess, stateOf, until } from '#test/support/faults.ts'
@@ -115,5 +116,24 @@ t.test('SIGKILL in the middle of a start: the pod is undone, and nothing waits f
   t.strictSame((await services.admin.List({})).sandboxes, [])
   t.strictSame(await cri.pods(), [])
   await cgroups.remove(config.linux.cgroupParent)
+  t.strictSame(await kuasar.leaks(), [], 'nothing is left')
+})
+
+t.test('a VM that dies between a container’s Create and its Start, while it is away: its successor has containerd forget the task', async (t) => {
+  using services = connectServices(node)
+  const end = new AbortController()
+  const created = services.events.Subscribe({ filters: ['topic=="/tasks/create"'] }, { signal: end.signal })[Symbol.asyncIterator]().next()
+  const pod = await cri.runPod({ name: 'lost' }, microvm)
+  const container = await pod.create({ command: ['sleep', '1000'] })
+  const vmm = await pidOf(node, pod.id, 'qemu')
+  const started = container.start().catch(explain)
+  await created
+  end.abort()
+  await kuasar.sh(`kill -KILL ${sandboxer.service.insidePid} ${vmm}`)
+  await sandboxer.stop()
+  await sandboxer.start()
+  t.match(await started, /failed to start containerd task/)
+  t.equal(await stateOf(pod), 'SANDBOX_NOTREADY')
+  await pod.remove()
   t.strictSame(await kuasar.leaks(), [], 'nothing is left')
 })
