@@ -5,7 +5,6 @@
  */
 import type { GuestStorage } from './contract.ts'
 import type { OciMount } from './oci.ts'
-import type { Propagation } from './propagation.ts'
 import { refused } from './refused.ts'
 import { HUGETLBFS, TMPFS, emptyDirName, emptyDirOfSubPath, type DirectoryFacts, type SourceFacts } from './source.ts'
 
@@ -13,7 +12,7 @@ import { HUGETLBFS, TMPFS, emptyDirName, emptyDirOfSubPath, type DirectoryFacts,
 export const POD_STORAGES = '/run/kuasar/storages/pod'
 /** Guest mounts below here go with their container. */
 export const CONTAINER_STORAGES = '/run/kuasar/storages/container'
-/** Binds of those of the pod whose containers see each other's mounts; they go, and those mounts with them, with the last such container. */
+/** Binds of those of the pod, for the mounts that its containers make there; they go, and those mounts with them, with the last container. */
 export const SHARED_STORAGES = '/run/kuasar/storages/shared'
 
 const HUGEPAGE_BYTES = 2 * 1024 * 1024
@@ -38,7 +37,6 @@ export function memoryVolume(
   mount: OciMount,
   index: number,
   facts: SourceFacts,
-  propagation: Propagation,
   input: MemoryInput,
 ): MemoryVolume | undefined {
   const source = mount.source ?? ''
@@ -49,7 +47,7 @@ export function memoryVolume(
   const storage = fileSystem(mount, volume, `${POD_STORAGES}/${name}`, input.hugepagesMiB)
   if (storage === undefined) return undefined
   const whole = { source: storage.target, storages: [storage] }
-  if (parent === undefined) return propagation === 'private' ? whole : sharing(whole, name)
+  if (parent === undefined) return sharing(whole, name)
   if (facts.kind !== 'directory' || facts.fsPath === undefined)
     throw refused('UNIMPLEMENTED', mount, 'is a file on the host of an emptyDir in memory', 'the guest has that volume, not the host; mount a directory of it')
   if (facts.fsPath === '/') return whole

@@ -128,14 +128,14 @@ function planBind(mount: OciMount, index: number, input: PlanInput): PlannedMoun
       refuseKernel(mount, facts.fsType)
       if (source === '/dev' || source.startsWith('/dev/'))
         throw refused('UNIMPLEMENTED', mount, "binds the host's devices", 'a sandbox has devices of its own; remove the volume')
-      return inMemory(mount, index, facts, propagation, input) ?? bindVolume(mount, source, facts, index, propagation, input)
+      return inMemory(mount, index, facts, input) ?? bindVolume(mount, source, facts, index, propagation, input)
     default:
       return unreachable(facts)
   }
 }
 
-function inMemory(mount: OciMount, index: number, facts: VolumeFacts, propagation: Propagation, input: PlanInput): PlannedMount | undefined {
-  const volume = memoryVolume(mount, index, facts, propagation, input)
+function inMemory(mount: OciMount, index: number, facts: VolumeFacts, input: PlanInput): PlannedMount | undefined {
+  const volume = memoryVolume(mount, index, facts, input)
   return volume && { mount: { ...mount, type: 'bind', source: volume.source }, storages: volume.storages }
 }
 
@@ -146,7 +146,7 @@ type VolumeFacts = Extract<SourceFacts, { kind: 'file' | 'directory' }>
  * `ro` is the top's alone, but the guest's kernel, to which a mount below shows as a mount of its own once it is
  * entered, gives that the flags of the top (follow_automount). So where there are mounts below, or may come to be,
  * only the host's mount is read-only, and the guest meets it as an error of the write. In an emptyDir it is the other way:
- * those who receive what a container mounts there need the one mount of its, and it keeps flags of its own.
+ * all need the one mount of its, for what containers mount there, and it keeps flags of its own.
  */
 function bindVolume(mount: OciMount, source: string, facts: VolumeFacts, index: number, propagation: Propagation, input: PlanInput): PlannedMount {
   if (facts.fsType === HUGETLBFS)
@@ -154,9 +154,10 @@ function bindVolume(mount: OciMount, source: string, facts: VolumeFacts, index: 
   const last = (...words: readonly string[]) => mount.options.findLast((word) => words.includes(word))
   const access = last('ro', 'rw', 'rro')
   const recursive = mount.options.includes('rbind')
-  const receives = propagation !== 'private'
   const own = isEmptyDirOf(input.podUid, source)
   const hasMounts = facts.kind === 'directory' && facts.hasMounts
+  // In an emptyDir, also one that asks for nothing finds what containers have mounted there before it starts.
+  const receives = propagation !== 'private' || (own && !hasMounts)
   const mixed = access === 'ro' && recursive && facts.kind === 'directory' && (hasMounts || (receives && !own))
   // Nothing would be kept from the guest by a bind that is read-only, and that would be another one than its writers'.
   const guestsOwn = !mixed && !hasMounts && own

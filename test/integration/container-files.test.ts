@@ -193,9 +193,13 @@ await t.test('a mount that a container makes in an emptyDir of its pod is the ot
   t.equal(await points(second), all, 'and one that comes later')
   t.equal(await points(maker), all, 'whose start takes nothing away')
   t.equal(await points(alone), '/d virtiofs;/m tmpfs;')
+  const late = await pod.run({ ...idle, name: 'late', mounts: volumes({ readonly: true }) })
+  t.equal(await points(late), all, 'one that asks for nothing has what was there when it started')
+  t.equal(await inside(late, 'cat /d/tmp/f; touch /d/tmp/g; touch /d/x 2>/dev/null || echo read-only'), 'made\nread-only', 'and its readOnly is the volume’s alone')
   t.equal(await sh(`ls ${own('disk')}/tmp ${own('disk')}/bound ${own('disk')}/fuse ${own('memory')}; grep -c ' fuse one-file' /proc/self/mountinfo || true`).then((text) => text.replace(/^.*:$|\n/gm, '')), '0', 'the host has nothing of it')
   await inside(second, 'umount /d/tmp')
   for (const container of [maker, reader]) t.equal(await points(container), all.replace('/d/tmp tmpfs;', ''), 'unmounted by another')
+  t.equal(await points(late), all, 'which is nothing to one that asks for nothing')
   // SIGKILL: as on a host, its mounts stay as long as anybody has the volume, and a file system in user space has lost its server.
   await maker.stop(0)
   await maker.remove()
@@ -203,7 +207,7 @@ await t.test('a mount that a container makes in an emptyDir of its pod is the ot
   const again = await pod.run(shares('maker', 1))
   await inside(again, `umount /d/fuse /m/fuse; ${fuse('/d/fuse')}; ${fuse('/m/fuse')}`)
   t.equal(await inside(reader, 'cat /d/fuse/word /m/fuse/word'), 'served\nserved')
-  for (const container of [second, again, reader, alone]) {
+  for (const container of [second, again, reader, alone, late]) {
     await container.stop(0)
     await container.remove()
   }

@@ -282,7 +282,11 @@ await t.test('an emptyDir in memory never touches the share', async (t) => {
   sandbox.add('a', { mounts: [bind(source, '/cache')] })
   const { storages, spec } = await sandbox.prepare('a')
   const target = '/run/kuasar/storages/pod/uid-1_cache'
-  t.same(storages, [{ type: 'tmpfs', source: 'tmpfs', target, options: ['nosuid', 'nodev', 'size=1048576', 'mode=0777', 'uid=0', 'gid=0'] }])
-  t.match(spec.toString(), `"source":"${target}"`)
+  const shared = '/run/kuasar/storages/shared/uid-1_cache'
+  t.same(storages, [
+    { type: 'tmpfs', source: 'tmpfs', target, options: ['nosuid', 'nodev', 'size=1048576', 'mode=0777', 'uid=0', 'gid=0'] },
+    { type: 'bind', source: target, target: shared, options: ['bind', 'shared'] },
+  ])
+  t.match(spec.toString(), `"source":"${shared}"`)
   t.same(sandbox.mounted(), ['', 'a/rootfs'])
 })

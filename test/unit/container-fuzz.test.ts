@@ -6,7 +6,7 @@ import t from 'tap'
 import { RuntimeError } from '#shared/errors.ts'
 import { formatJson, parseJson } from '#shared/json.ts'
 import { parseSpec } from '#host/container/oci.ts'
-import { CONTAINER_STORAGES, POD_STORAGES } from '#host/container/memory.ts'
+import { CONTAINER_STORAGES, POD_STORAGES, SHARED_STORAGES } from '#host/container/memory.ts'
 import { planContainer, sourcesOf } from '#host/container/plan.ts'
 import { guestSpec } from '#host/container/spec.ts'
 import { HUGETLBFS, TMPFS, type SourceFacts } from '#host/container/source.ts'
@@ -82,7 +82,7 @@ const start = parseJson(
   'the start',
 )
 
-const guestSources = ['/guest/c/volumes/', '/guest/_volumes/', `${POD_STORAGES}/`, `${CONTAINER_STORAGES}/c/`, '/dev/null']
+const guestSources = ['/guest/c/volumes/', '/guest/_volumes/', `${POD_STORAGES}/`, `${SHARED_STORAGES}/`, `${CONTAINER_STORAGES}/c/`, '/dev/null']
 
 function run(json: string): void {
   const spec = parseSpec(json, 'the spec')
@@ -107,7 +107,7 @@ function run(json: string): void {
   for (const { type, source } of plan.mounts)
     if (type === 'bind') check(guestSources.some((prefix) => source?.startsWith(prefix) === true), `bind of ${source}`)
   for (const { target } of [plan.rootfs, ...plan.volumes]) check(/^\/share\/(c\/rootfs|c\/volumes\/\d+|_volumes\/[\w.]+-0)$/.test(target), `target ${target}`)
-  for (const { target } of plan.storages) check(/^\/run\/kuasar\/storages\/(pod\/[\w-]+|container\/c\/\d+)$/.test(target), `storage ${target}`)
+  for (const { target } of plan.storages) check(/^\/run\/kuasar\/storages\/((pod|shared)\/[\w-]+|container\/c\/\d+)$/.test(target), `storage ${target}`)
   check(typeof guest.spec === 'object' && guest.spec !== null && !('hooks' in guest.spec), 'hooks are gone')
 }
 

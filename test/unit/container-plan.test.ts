@@ -166,9 +166,11 @@ await t.test('propagation', async (t) => {
 await t.test('what is mounted in an emptyDir of the pod reaches its other containers: of those who want that it is one mount', async (t) => {
   const own = '/var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir/cache'
   const both = [bind(own, '/a', 'rw', 'rshared'), bind(own, '/b', 'ro', 'rslave')]
-  const disk = plan(both, { [own]: directory() })
+  const facts = { [own]: directory() }
+  const disk = plan(both, facts)
   t.match(disk.volumes, [{ source: own, readonly: 'no', receives: true }])
   t.equal(disk.volumes.length, 1)
+  t.same(plan([...both, bind(own, '/c')], facts).volumes, disk.volumes, 'and of those who do not: they have what is there when they start')
   t.same(disk.mounts.slice(-2).map(({ options }) => options.slice(-2)), [['rw', 'rshared'], ['ro', 'rslave']])
   const memory = plan([...both, bind(own, '/c')], { [own]: directory(TMPFS) })
   const target = '/run/kuasar/storages/shared/1_cache'
@@ -176,7 +178,7 @@ await t.test('what is mounted in an emptyDir of the pod reaches its other contai
     { type: 'tmpfs', target: '/run/kuasar/storages/pod/1_cache' },
     { type: 'bind', source: '/run/kuasar/storages/pod/1_cache', target, options: ['bind', 'shared'] },
   ])
-  t.same(memory.mounts.slice(-3).map(({ source }) => source), [target, target, '/run/kuasar/storages/pod/1_cache'])
+  t.same(memory.mounts.slice(-3).map(({ source }) => source), [target, target, target])
   for (const path of [own.replace('/pods/1/', '/pods/2/'), `${own}/part`, '/var/lib/kubelet/pods/1/volume-subpaths/cache/app/0', '/var/lib/kubelet/pods/1/volumes/kubernetes.io~csi/cache'])
     refuses(t, 'UNIMPLEMENTED', /asks for rshared propagation/, () => plan([bind(path, '/a', 'rshared')], { [path]: directory(), [own]: directory() }))
   refuses(t, 'UNIMPLEMENTED', /asks for runbindable propagation/, () => plan([bind(own, '/a', 'runbindable')], { [own]: directory() }))
@@ -187,12 +189,14 @@ await t.test('an emptyDir in memory is a tmpfs of the guest, one for the pod', a
   const { volumes, storages, mounts } = plan([bind(source, '/a'), bind(source, '/b', 'ro')], { [source]: directory(TMPFS, 4096 * 16) })
   t.same(volumes, [], 'nothing of it lies on the host')
   const target = '/run/kuasar/storages/pod/1234-abcd_cache'
+  const shared = '/run/kuasar/storages/shared/1234-abcd_cache'
   t.same(storages, [
     { type: 'tmpfs', source: 'tmpfs', target, options: ['nosuid', 'nodev', 'size=65536', 'mode=2777', 'uid=0', 'gid=1000'] },
+    { type: 'bind', source: target, target: shared, options: ['bind', 'shared'] },
   ])
   t.same(mounts.slice(6), [
-    { destination: '/a', type: 'bind', source: target, options: ['rbind', 'rprivate', 'rw'] },
-    { destination: '/b', type: 'bind', source: target, options: ['rbind', 'rprivate', 'ro'] },
+    { destination: '/a', type: 'bind', source: shared, options: ['rbind', 'rprivate', 'rw'] },
+    { destination: '/b', type: 'bind', source: shared, options: ['rbind', 'rprivate', 'ro'] },
   ])
 })
 
@@ -211,8 +215,11 @@ await t.test('an emptyDir of huge pages is a hugetlbfs of the guest, where it ha
   const { volumes, storages, mounts } = plan([bind(source, '/a')], { [source]: hugepages() }, [overlay], 64)
   const target = '/run/kuasar/storages/pod/1_pages'
   t.same(volumes, [])
-  t.same(storages, [{ type: 'hugetlbfs', source: 'hugetlbfs', target, options: ['nosuid', 'nodev', 'pagesize=2M', 'mode=2777', 'uid=0', 'gid=1000'] }])
-  t.match(mounts.at(-1), { destination: '/a', type: 'bind', source: target })
+  t.match(storages, [
+    { type: 'hugetlbfs', source: 'hugetlbfs', target, options: ['nosuid', 'nodev', 'pagesize=2M', 'mode=2777', 'uid=0', 'gid=1000'] },
+    { type: 'bind', source: target, options: ['bind', 'shared'] },
+  ])
+  t.match(mounts.at(-1), { destination: '/a', type: 'bind', source: target.replace('/pod/', '/shared/') })
   refuses(t, 'UNIMPLEMENTED', /is of huge pages: the pod has none: set the annotation io\.kuasar\.hugepages-mib/, () => plan([bind(source, '/a')], { [source]: hugepages() }))
   refuses(t, 'UNIMPLEMENTED', /has huge pages of 1073741824 bytes/, () => plan([bind(source, '/a')], { [source]: hugepages(1 << 30) }, [overlay], 64))
 })
@@ -245,7 +252,7 @@ await t.test('/dev/shm is the pod’s, unless the pod brings its own', async (t)
   const own = '/var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir/shm'
   t.match(plan([bind(own, '/dev/shm')], { [own]: directory(TMPFS) }).mounts.at(-1), {
     destination: '/dev/shm',
-    source: '/run/kuasar/storages/pod/1_shm',
+    source: '/run/kuasar/storages/shared/1_shm',
   })
 })
 
