@@ -3,9 +3,12 @@
 KUBERNETES := $(addprefix $(BUILD)/kubernetes/,kubelet kube-apiserver kubectl etcd)
 KUBERNETES_VERSION = $(shell sed -n 's|^.k8s.io/kubernetes \(v[^ ]*\).*|\1|p' test/kubernetes/go.mod)
 
-$(KUBERNETES): $(BUILD)/kubernetes/%: test/kubernetes/go.mod test/kubernetes/go.sum
-	@mkdir -p $(@D)
+.PHONY: kubernetes-modules
+kubernetes-modules:
+	@mkdir -p $(BUILD)/kubernetes
 	@cd test/kubernetes && { go mod download || { sleep 10; go mod download; } || { sleep 30; go mod download; }; }
+
+$(KUBERNETES): $(BUILD)/kubernetes/%: test/kubernetes/go.mod test/kubernetes/go.sum | kubernetes-modules
 	cd test/kubernetes && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath \
 	  -ldflags='-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)' -o $(abspath $@) \
 	  $(if $(filter etcd,$*),go.etcd.io/etcd/server/v3,k8s.io/kubernetes/cmd/$*)

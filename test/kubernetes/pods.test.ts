@@ -13,8 +13,9 @@ import { poll } from '#test/node/poll.ts'
 import { signalProcess } from '#test/support/faults.ts'
 import { images, microvm, startKuasar } from '#test/support/kuasar.ts'
 import { lackOfGo } from '../../tools/go.ts'
-import { manifests, nodeName, startCluster } from './cluster.ts'
+import { startCluster } from './cluster.ts'
 import { everything, type PodStatus } from './everything.ts'
+import { manifests, nodeName } from './kubelet.ts'
 
 const changeMsMax = 120_000
 /** Between two looks: kubectl takes time that an emulated machine wants. */

@@ -20,6 +20,10 @@ export interface ContainerdOptions {
   readonly logLevel?: 'trace' | 'debug' | 'info' | 'warn' | 'error'
   /** The runtime handlers that are sandboxers behind one socket. Default `kuasar-qemu` and `kuasar-fake`. */
   readonly sandboxers?: readonly string[]
+  /** What pods have that name no runtime class. Default `runc`. */
+  readonly defaultRuntime?: string
+  /** Handlers that are others by another name: name → handler. */
+  readonly aliases?: Readonly<Record<string, string>>
   /** `fifo` only shows what containerd and the sandboxer make of the unsupported kind. Default `streaming`. */
   readonly ioType?: 'streaming' | 'fifo'
   /** Hands limits of huge pages on, which containerd does not by default. */
@@ -66,6 +70,11 @@ export function containerdConfig(options: ContainerdOptions = {}): string {
     pod_annotations: ['io.kuasar.*'],
     ...(options.rlimits === undefined ? {} : { base_runtime_spec: baseSpecPath }),
   })
+  const runtimes: Readonly<Record<string, object>> = {
+    runc: { runtime_type: 'io.containerd.runc.v2', sandboxer: 'podsandbox', pod_annotations: ['io.kuasar.*'] },
+    ...Object.fromEntries(names.map((name) => [name, runtime(name)])),
+  }
+  const aliases = Object.entries(options.aliases ?? {}).map(([alias, name]) => [alias, runtimes[name] ?? {}])
   return stringify({
     version: 3,
     disabled_plugins: absentPlugins,
@@ -83,11 +92,8 @@ export function containerdConfig(options: ContainerdOptions = {}): string {
         restrict_oom_score_adj: !mayLowerOomScore(),
         disable_hugetlb_controller: options.hugepages !== true,
         containerd: {
-          default_runtime_name: 'runc',
-          runtimes: {
-            runc: { runtime_type: 'io.containerd.runc.v2', sandboxer: 'podsandbox', pod_annotations: ['io.kuasar.*'] },
-            ...Object.fromEntries(names.map((name) => [name, runtime(name)])),
-          },
+          default_runtime_name: options.defaultRuntime ?? 'runc',
+          runtimes: { ...runtimes, ...Object.fromEntries(aliases) },
         },
       },
       'io.containerd.grpc.v1.cri': { stream_server_address: '127.0.0.1', stream_server_port: String(streamPort) },
