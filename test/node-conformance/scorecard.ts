@@ -78,7 +78,10 @@ function passed(specs: readonly Spec[], results: Results): string {
 function notRun(specs: readonly Spec[], all: readonly Results[]): string[] {
   return all.filter(({ handler }) => handler !== 'runc').flatMap((results) => {
     const left = specs.filter((spec) => wordOf(spec, results) === 'not-run')
-    const groups = [...Map.groupBy(left, ({ group }) => group)].map(([group, members]) => `- ${group}: ${members.map(({ name }) => name).join('; ')}`)
+    const groups = [...Map.groupBy(left, ({ group }) => group)].map(([group, members]) => {
+      const whole = members.length === specs.filter((spec) => spec.group === group).length
+      return `- ${group}: ${whole ? `all ${members.length}` : members.map(({ name }) => name).join('; ')}`
+    })
     return left.length === 0 ? [] : [`## Not run on ${results.handler}`, groups.join('\n')]
   })
 }
