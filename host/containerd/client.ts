@@ -1,6 +1,7 @@
 /**
  * containerd's own API, as far as the sandboxer asks it. Connections come and go with containerd; a call made while it
- * is away fails at once as UNAVAILABLE, and the next one tries again.
+ * is away fails at once as UNAVAILABLE, and the next one tries again. Those that a container's preparation makes wait instead: it is
+ * containerd that has asked for the container, so it is there, or about to be, and only gRPC has not tried again yet.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { RuntimeError, hasCode } from '#shared/errors.ts'
@@ -11,6 +12,9 @@ import type { Containerd, ContainerRecord, SnapshotMount, TaskRecord } from './c
 
 /** Metadata, from containerd's database. */
 const CALL_TIMEOUT_MS = 10_000
+
+/** How long a preparation waits for a containerd that is away. gRPC pauses for a second at most between two tries. */
+const BACK_MS_MAX = 10_000
 
 /** containerd asks every task for its state, up to 2 s each, sixteen and more at a time. */
 const TASKS_TIMEOUT_MS = 60_000
@@ -62,7 +66,7 @@ export function createContainerd({ socketPath, namespace, rpc }: ContainerdOptio
 
   return {
     async container(id, signal) {
-      const { container } = await containers.Get({ id }, limits(signal))
+      const { container } = await whenBack(signal, () => containers.Get({ id }, limits(signal)))
       if (container === null) throw new RuntimeError('NOT_FOUND', `containerd has no container ${id}`)
       return recordOf(container)
     },
@@ -72,7 +76,7 @@ export function createContainerd({ socketPath, namespace, rpc }: ContainerdOptio
       return all.filter(({ sandbox }) => sandbox === sandboxId).map(recordOf)
     },
     async snapshotMounts(snapshotter, key, signal) {
-      const { mounts } = await snapshots.Mounts({ snapshotter, key }, limits(signal))
+      const { mounts } = await whenBack(signal, () => snapshots.Mounts({ snapshotter, key }, limits(signal)))
       return mounts.map(({ type, source, target, options }): SnapshotMount => ({ type, source, target, options }))
     },
     async sandboxes(signal) {
@@ -111,6 +115,19 @@ export function createContainerd({ socketPath, namespace, rpc }: ContainerdOptio
 }
 
 const limits = (signal: AbortSignal) => ({ signal, timeoutMs: CALL_TIMEOUT_MS })
+
+/** Asks again while containerd is away, until BACK_MS_MAX have passed. */
+async function whenBack<T>(signal: AbortSignal, ask: () => Promise<T>): Promise<T> {
+  const sinceMs = performance.now()
+  for (;;) {
+    try {
+      return await ask()
+    } catch (error) {
+      if (!hasCode(error, 'UNAVAILABLE') || performance.now() - sinceMs > BACK_MS_MAX) throw error
+      await delay(RECONNECT_MS, undefined, { signal }).catch(() => {})
+    }
+  }
+}
 
 /** Resolves when the stream is over, whatever ended it. */
 async function ended(stream: AsyncIterable<unknown>): Promise<void> {

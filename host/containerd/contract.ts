@@ -37,6 +37,7 @@ export interface EventEnvelope {
 
 /** Every call rejects with RuntimeError: UNAVAILABLE while containerd is away, NOT_FOUND for unknown ids. */
 export interface Containerd {
+  /** This, and `snapshotMounts`, wait some seconds for a containerd that is away. */
   container(id: string, signal: AbortSignal): Promise<ContainerRecord>
   containersOf(sandboxId: string, signal: AbortSignal): Promise<readonly ContainerRecord[]>
   snapshotMounts(snapshotter: string, key: string, signal: AbortSignal): Promise<readonly SnapshotMount[]>

@@ -140,5 +140,5 @@ t.test('log fields on a console line', async (t) => {
 })
 
 t.test('timestamps', async (t) => {
-  t.strictSame(timestamp(1_795_321_273_389_051_063n), { seconds: '1795321273', nanos: 389_051_063 })
+  t.strictSame(timestamp(1_795_321_273_389_051_063n), { seconds: 1_795_321_273, nanos: 389_051_063 })
 })
