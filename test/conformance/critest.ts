@@ -10,7 +10,7 @@ import { existsSync } from 'node:fs'
 import { cp, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { execa } from 'execa'
-import { z } from 'zod'
+import { leavesOf } from './ginkgo.ts'
 
 const folder = import.meta.dirname
 const moduleName = 'sigs.k8s.io/cri-tools'
@@ -83,44 +83,14 @@ export interface SpecReport {
   readonly seconds: number
 }
 
-const report = z.array(
-  z.object({
-    SpecReports: z.array(
-      z.object({
-        ContainerHierarchyTexts: z.array(z.string()).nullable(),
-        LeafNodeType: z.string(),
-        LeafNodeText: z.string(),
-        LeafNodeLabels: z.array(z.string()).nullish(),
-        State: z.string(),
-        /** Nanoseconds */
-        RunTime: z.number().default(0),
-        Failure: z.object({ Message: z.string() }).optional(),
-      }),
-    ),
-  }),
-)
-
 /** Reads ginkgo's JSON report. */
 export function readReport(json: string): SpecReport[] {
-  return report.parse(JSON.parse(json)).flatMap(({ SpecReports }) =>
-    SpecReports.filter(({ LeafNodeType }) => LeafNodeType === 'It').map(
-      ({ ContainerHierarchyTexts, LeafNodeText, LeafNodeLabels, State, RunTime, Failure }) => {
-        const [top = '', ...rest] = ContainerHierarchyTexts ?? []
-        return {
-          spec: {
-            group: clean(top),
-            name: clean([...rest, LeafNodeText].join(': ')),
-            text: [top, ...rest, LeafNodeText].join(' '),
-            // A label of critest's own, not ginkgo's decorator of that name.
-            serial: LeafNodeLabels?.includes('Serial') ?? false,
-          },
-          state: State,
-          message: Failure?.Message ?? '',
-          seconds: RunTime / 1e9,
-        }
-      },
-    ),
-  )
+  return leavesOf(json).map(({ path, labels, state, message, seconds }) => {
+    const [top, ...rest] = path
+    // A label of critest's own, not ginkgo's decorator of that name.
+    const spec = { group: clean(top), name: clean(rest.join(': ')), text: path.join(' '), serial: labels.includes('Serial') }
+    return { spec, state, message, seconds }
+  })
 }
 
 /** Marks for critest's own selection say nothing here. */
@@ -134,9 +104,4 @@ export async function listSpecs({ path }: Critest): Promise<Spec[]> {
   await execa(path, ['-ginkgo.dry-run', `-ginkgo.json-report=${file}`], { stdin: 'ignore' })
   const specs = readReport(await readFile(file, 'utf8')).filter(({ state }) => state === 'passed').map(({ spec }) => spec)
   return specs.toSorted((a, b) => (a.text < b.text ? -1 : 1))
-}
-
-/** The pattern that selects exactly these specs. */
-export function focusOn(specs: readonly Pick<Spec, 'text'>[]): string {
-  return specs.map(({ text }) => `${text.replaceAll(/[\\^$.*+?()[\]{}|]/g, String.raw`\$&`)}$`).join('|')
 }

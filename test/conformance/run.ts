@@ -5,7 +5,8 @@ import { startContainerd } from '#test/node/containerd.ts'
 import { startNode, type TestNode } from '#test/node/node.ts'
 import { checkout, inside } from '#test/node/paths.ts'
 import { startSandboxer } from '#test/node/sandboxer.ts'
-import { focusOn, readReport, type Critest, type Spec, type SpecReport } from './critest.ts'
+import { readReport, type Critest, type Spec, type SpecReport } from './critest.ts'
+import { focusOn } from './ginkgo.ts'
 import { defaultImage } from './images.ts'
 
 const registryPort = 5000

@@ -1,4 +1,5 @@
 /** docs/conformance.md: every spec, runc beside us. The same results make the same text. */
+import { Notes, table } from './card.ts'
 import type { Spec } from './critest.ts'
 import type { Outcome, Results } from './results.ts'
 
@@ -38,7 +39,7 @@ export function scorecard(critest: string, specs: readonly Spec[], all: readonly
     table(['handler', RUNS, ...kinds.map((kind) => words[kind].replaceAll('*', '')), NOT_RUN.replaceAll('*', '')], counts),
     ...explanations,
     ...tables,
-    notes.text(),
+    ...(notes.text() === '' ? [] : [`## Reasons\n\n${notes.text()}`]),
   ].join('\n\n')}\n`
 }
 
@@ -100,45 +101,4 @@ function isKind(text: string): text is Outcome['kind'] {
 function cell(outcome: Outcome | undefined, notes: Notes): string {
   if (outcome === undefined) return NOT_RUN
   return outcome.reason === '' ? words[outcome.kind] : `${words[outcome.kind]}${notes.reference(outcome.reason)}`
-}
-
-/** Reasons, numbered in the order they come up, each once. */
-class Notes {
-  readonly #reasons: string[] = []
-
-  reference(reason: string): string {
-    const line = stable(reason)
-    const known = this.#reasons.indexOf(line)
-    const index = known >= 0 ? known : this.#reasons.push(line) - 1
-    return ` [${index + 1}]`
-  }
-
-  text(): string {
-    if (this.#reasons.length === 0) return ''
-    return ['## Reasons', '', ...this.#reasons.map((reason, index) => `${index + 1}. ${reason}`)].join('\n')
-  }
-}
-
-const reasonCharsMax = 300
-
-/** One line, without what differs from run to run: ids, times, addresses. */
-function stable(reason: string): string {
-  const line = reason
-    .replaceAll(/\s+/g, ' ')
-    .replaceAll(/\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b/g, 'UUID')
-    .replaceAll(/\b[0-9a-f]{64}\b/g, 'ID')
-    // Of the pods' subnet in run.ts.
-    .replaceAll(/\b10\.89\.\d+\.\d+\b/g, 'POD')
-    .replaceAll(/\b0x[0-9a-f]+\b/g, '0x…')
-    .replaceAll(/\b\d{4}-\d\d-\d\dT[\d:.]+Z?/g, 'TIME')
-    .trim()
-  return line.length > reasonCharsMax ? `${line.slice(0, reasonCharsMax)}…` : line
-}
-
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  return [head, head.map(() => '---'), ...rows].map(tableLine).join('\n')
-}
-
-function tableLine(cells: readonly string[]): string {
-  return `| ${cells.map((text) => text.replaceAll('|', String.raw`\|`)).join(' | ')} |`
 }

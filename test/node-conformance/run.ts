@@ -1,7 +1,7 @@
 /** The suite against one runtime handler, in a node with a registry, the suite's own API server, and a kubelet. */
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { focusOn } from '#test/conformance/critest.ts'
+import { focusOn } from '#test/conformance/ginkgo.ts'
 import { startContainerd } from '#test/node/containerd.ts'
 import { startNode, type TestNode } from '#test/node/node.ts'
 import { inside } from '#test/node/paths.ts'

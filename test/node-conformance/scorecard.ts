@@ -1,4 +1,5 @@
 /** docs/node-conformance.md: what passed by group, and every spec that did not, runc beside us. The same results make the same text. */
+import { Notes, table } from '#test/conformance/card.ts'
 import type { Outcome, Results } from './results.ts'
 import { whyElse, whyNot } from './scope.ts'
 import type { Spec } from './suite.ts'
@@ -84,34 +85,4 @@ function notRun(specs: readonly Spec[], all: readonly Results[]): string[] {
     })
     return left.length === 0 ? [] : [`## Not run on ${results.handler}`, groups.join('\n')]
   })
-}
-
-/** Reasons, numbered in the order they come up, each once. */
-class Notes {
-  readonly #reasons: string[] = []
-
-  reference(reason: string): string {
-    const line = stable(reason)
-    const known = this.#reasons.indexOf(line)
-    const index = known >= 0 ? known : this.#reasons.push(line) - 1
-    return ` [${index + 1}]`
-  }
-
-  text(): string {
-    return this.#reasons.map((reason, index) => `${index + 1}. ${reason}`).join('\n')
-  }
-}
-
-const reasonCharsMax = 300
-
-/** One line, and not all of it. */
-function stable(reason: string): string {
-  const line = reason.replaceAll(/\s+/g, ' ').trim()
-  return line.length > reasonCharsMax ? `${line.slice(0, reasonCharsMax)}…` : line
-}
-
-const lineOf = (cells: readonly string[]) => `| ${cells.map((text) => text.replaceAll('|', String.raw`\|`)).join(' | ')} |`
-
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  return [head, head.map(() => '---'), ...rows].map(lineOf).join('\n')
 }

@@ -3,7 +3,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
-import { z } from 'zod'
+import { leavesOf } from '#test/conformance/ginkgo.ts'
 import { checkout } from '#test/node/paths.ts'
 
 /** Where the suite and agnhost, what its containers run, are built to. */
@@ -29,43 +29,19 @@ export interface SpecReport extends Spec {
   readonly seconds: number
 }
 
-const report = z.array(
-  z.object({
-    SpecReports: z.array(
-      z.object({
-        ContainerHierarchyTexts: z.array(z.string()).nullable(),
-        LeafNodeType: z.string(),
-        LeafNodeText: z.string(),
-        State: z.string(),
-        /** Nanoseconds */
-        RunTime: z.number().default(0),
-        Failure: z
-          .object({
-            Message: z.string(),
-            /** Of a spec that was timed out: what it was waiting for */
-            ProgressReport: z.object({ AdditionalReports: z.array(z.string()).nullish() }).optional(),
-          })
-          .optional(),
-      }),
-    ),
-  }),
-)
-
 /** Reads ginkgo's JSON report. */
 export function readReport(json: string): SpecReport[] {
-  return report.parse(JSON.parse(json)).flatMap(({ SpecReports }) =>
-    SpecReports.filter(({ LeafNodeType }) => LeafNodeType === 'It').map(({ ContainerHierarchyTexts, LeafNodeText, State, RunTime, Failure }) => {
-      const [top = '', ...rest] = ContainerHierarchyTexts ?? []
-      return {
-        group: clean(top),
-        name: clean([...rest, LeafNodeText].join(' ').trim()),
-        text: [top, ...rest, LeafNodeText].filter((part) => part !== '').join(' '),
-        state: State,
-        message: [Failure?.Message ?? '', ...(Failure?.ProgressReport?.AdditionalReports ?? [])].join('\n').trim(),
-        seconds: RunTime / 1e9,
-      }
-    }),
-  )
+  return leavesOf(json).map(({ path, state, message, waitingFor, seconds }) => {
+    const [top, ...rest] = path
+    return {
+      group: clean(top),
+      name: clean(rest.join(' ').trim()),
+      text: path.filter((part) => part !== '').join(' '),
+      state,
+      message: [message, ...waitingFor].join('\n').trim(),
+      seconds,
+    }
+  })
 }
 
 /** Marks for the suite's own selection say nothing here. */
