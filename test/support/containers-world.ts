@@ -24,6 +24,10 @@ const { descriptors } = createNativeOs()
 
 export const noStdio: Stdio = { stdin: '', stdout: '', stderr: '', terminal: false }
 
+const address = (name: string) => `ttrpc+hvsock:///x:1024?streaming_id=${name}`
+/** The three streams of a process, as containerd names them. */
+export const streams = (id: string) => ({ stdin: address(`${id}-stdin`), stdout: address(`${id}-stdout`), stderr: address(`${id}-stderr`), terminal: false })
+
 export interface ContainersWorldOptions {
   readonly storages?: readonly Storage[]
   readonly terminals?: Terminals
