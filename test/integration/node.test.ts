@@ -338,7 +338,7 @@ t.test('make node-shell', async (t) => {
   const program = join(checkout, 'test/node/shell.ts')
 
   await t.test('is a shell with everything running, and all ends with it', async (t) => {
-    const { stdout: recipe } = await execa('make', ['--dry-run', 'node-shell'], { cwd: checkout })
+    const { stdout: recipe } = await execa('make', ['--no-print-directory', '--dry-run', 'node-shell'], { cwd: checkout })
     t.match(recipe, /\bnode test\/node\/shell\.ts$/)
     const commands = [
       'set -e',
